@@ -1,0 +1,66 @@
+# The commands that people and CI run. What they make stays in this checkout: .venv, .cache, tests/gates/node_modules.
+#
+#   make demo        see the proxy at work; needs Python 3.11 or newer and nothing else
+#   make test        the tests, without the long ones; twice is as good as once
+#   make test-all    all of them
+#   make lint        format, style, types on three platforms
+#   make clean       undo everything the others made
+#
+# PYTHON=python3.13 chooses the interpreter, VENV=... the environment, JOBS=4 the test processes, ARGS="-k redact" is
+# handed to pytest.
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= logical
+ARGS ?=
+
+RUN := $(VENV)/.run-$(notdir $(PYTHON))
+TEST := $(VENV)/.test-$(notdir $(PYTHON))
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n $(JOBS)
+
+.PHONY: demo setup test test-all test-unit lint format bench lock clean
+
+demo: $(RUN)
+	$(BIN)/mcp-audit demo
+
+setup: $(TEST)
+
+test: $(TEST)
+	$(PYTEST) -m "not long" $(ARGS)
+
+test-all: $(TEST)
+	$(PYTEST) $(ARGS)
+
+test-unit: $(TEST)
+	$(PYTEST) -m "not long and not gate" $(ARGS)
+
+lint: $(TEST)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	for platform in linux darwin win32; do $(BIN)/mypy --strict --platform $$platform || exit 1; done
+
+format: $(TEST)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(TEST)
+	@if [ -d bench ]; then $(BIN)/python -m bench $(ARGS); else echo "this release has no benchmarks"; exit 2; fi
+
+# Needs `uv`. Neither lock names an index, so everybody installs from their own.
+lock:
+	printf 'build\neditables\nhatchling\n' | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--custom-compile-command "make lock" --extra test --extra lint --output-file requirements.lock pyproject.toml -
+	npm install --prefix tests/gates --package-lock-only
+
+clean:
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist tests/gates/node_modules
+	find mcp_audit tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(RUN): pyproject.toml tests/setup.sh
+	VENV="$(VENV)" PYTHON="$(PYTHON)" sh tests/setup.sh run
+	@touch $@
+
+$(TEST): pyproject.toml requirements.lock tests/setup.sh tests/gates/package-lock.json
+	VENV="$(VENV)" PYTHON="$(PYTHON)" sh tests/setup.sh test
+	@touch $(RUN) $@

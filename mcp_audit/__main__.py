@@ -1,0 +1,7 @@
+"""`python -m mcp_audit` is the same as the `mcp-audit` script."""
+
+import sys
+
+from mcp_audit.cli import main
+
+sys.exit(main())

@@ -1,0 +1,168 @@
+"""Record a real session against a bundled server, then verify the record and try to falsify it.
+
+A client, the proxy and a server run as three processes over real pipes. The demo needs nothing but this package; what
+it writes stays in a new temporary folder (or the one named by --dir), for you to look at.
+
+example: mcp-audit demo
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mcp_audit.demo.client import Client
+from mcp_audit.ledger.reader import read
+
+__all__ = ["add_arguments", "run"]
+
+_CONFIG = """\
+# The demo's settings; `mcp-audit config example` prints all there are.
+audit:
+  path: {folder}/audit.jsonl
+middleware:
+  rate_limit:
+    tools:
+      echo: {{requests_per_minute: 60, burst: 2}}
+policy:
+  enabled: true
+  rules:
+    - action: deny
+      tool_name: "delete_*"
+      reason: destructive tools are blocked here
+dashboard: {{enabled: false}}
+metrics: {{enabled: false}}
+"""
+
+_CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("list_files", {}),
+    ("echo", {"text": "hello"}),
+    ("login", {"user": "ada", "password": "correct horse"}),
+    ("wait", {"seconds": 0.3}),
+    ("fail", {}),
+    ("delete_file", {"name": "report.txt"}),
+    ("echo", {"text": "again"}),
+    ("echo", {"text": "too often"}),
+)
+
+
+class _Seen(NamedTuple):
+    call: str
+    answer: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `demo`."""
+    parser.add_argument("--dir", metavar="DIR", help="an empty or new folder for what the demo writes")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the session, print what was seen and recorded; 0 if the ledger verifies and the falsified copy does not."""
+    folder = _folder(args.dir)
+    if folder is None:
+        print(f"mcp-audit demo: {args.dir} is not empty; name a new folder", file=sys.stderr)
+        return 2
+    log, env = _prepare(folder)
+    seen = _session(folder, env)
+    _print_session(seen, log)
+    good = _verify(log, env)
+    forged = _verify(_falsified(log), env)
+    _print_verdicts(log, good, forged)
+    return 0 if good.returncode == 0 and forged.returncode == 1 else 1
+
+
+def _folder(wanted: str | None) -> Path | None:
+    if wanted is None:
+        return Path(tempfile.mkdtemp(prefix="mcp-audit-demo-"))
+    folder = Path(wanted).absolute()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder if not any(folder.iterdir()) else None
+
+
+def _prepare(folder: Path) -> tuple[Path, dict[str, str]]:
+    """Write settings, a secret and a file to delete; return the ledger's path and the proxy's environment."""
+    (folder / "config.yaml").write_text(_CONFIG.format(folder=json.dumps(str(folder))[1:-1]))
+    secret = folder / "secret"
+    with os.fdopen(os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    served = folder / "files"
+    served.mkdir()
+    (served / "report.txt").write_text("numbers\n")
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("AUDIT_SECRET", "MCP_AUDIT"))}
+    return folder / "audit.jsonl", ours | {"AUDIT_SECRET_FILE": str(secret)}
+
+
+def _session(folder: Path, env: dict[str, str]) -> list[_Seen]:
+    proxy = [sys.executable, "-m", "mcp_audit", "--config", str(folder / "config.yaml")]
+    server = [sys.executable, "-m", "mcp_audit.demo.server", str(folder / "files")]
+    seen: list[_Seen] = []
+    with Client([*proxy, "--", *server], env=env) as client:
+        client.request("tools/list")
+        for tool, arguments in _CALLS:
+            said = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+            seen.append(_Seen(f"{tool}({said})", _answer(client.call(tool, **arguments))))
+    return seen
+
+
+def _answer(message: dict[str, Any]) -> str:
+    if "error" in message:
+        return f"error {message['error']['code']}: {message['error']['message']}"
+    text = " ".join(item.get("text", "") for item in message["result"]["content"])
+    return f"failed: {text}" if message["result"].get("isError") else text.replace("\n", " ")
+
+
+def _print_session(seen: list[_Seen], log: Path) -> None:
+    from mcp_audit.cli.terminal import print_table
+
+    entries = [record for record in read(log) if record.line.get("method") == "tools/call" and not record.type]
+    rows = []
+    for said, record in zip(seen, entries, strict=True):
+        entry = record.line
+        hidden = len(entry.get("redacted", ()))
+        recorded = f"{entry['outcome']}, {entry['duration_ms']} ms" + (f", {hidden} values hidden" if hidden else "")
+        rows.append((said.call, said.answer, str(record.seq), recorded))
+    print("A client, the proxy and a server: three processes. What the client saw, and what the ledger says:\n")
+    print_table(("call", "answer the client got", "seq", "recorded as"), rows)
+    login = next(record.line for record in entries if record.line["tool_name"] == "login")
+    print(f"\nThe server got the password. The ledger has: {json.dumps(login['params']['arguments'])}")
+
+
+def _verify(log: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mcp_audit", "verify", str(log)]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
+def _falsified(log: Path) -> Path:
+    """Copy the ledger and change one letter of one recorded answer."""
+    copy = log.parent / "falsified" / log.name
+    copy.parent.mkdir()
+    for part in log.parent.glob(log.name + "*"):
+        shutil.copy(part, copy.parent)
+    lines = copy.read_bytes()
+    where = lines.rindex(b"again") + 1
+    copy.write_bytes(lines[:where] + b"G" + lines[where + 1 :])
+    return copy
+
+
+def _print_verdicts(
+    log: Path, good: subprocess.CompletedProcess[str], forged: subprocess.CompletedProcess[str]
+) -> None:
+    print(f"\n$ mcp-audit verify {log}")
+    print((good.stdout + good.stderr).rstrip())
+    print("\nThe same ledger with one letter changed:")
+    print((forged.stdout + forged.stderr).rstrip())
+    print(
+        f"""
+What to type next:
+  mcp-audit query {log} --outcome denied
+  mcp-audit show {log} 2
+  mcp-audit -- npx -y @modelcontextprotocol/server-filesystem /tmp     # your own server, recorded"""
+    )

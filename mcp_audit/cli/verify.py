@@ -1,0 +1,130 @@
+"""Decide whether ledgers are intact: nothing changed, removed, inserted or moved since it was signed.
+
+Exit codes, the first that applies to any of the logs:
+  2  cannot look: usage, unreadable, nothing there
+  1  tampered with, or lost what a checkpoint covers
+  3  cannot decide: the checkpoint, the key or `cryptography` is missing
+  4  intact, but it ends uncleanly: a run was not closed and no writer is alive, or bytes are torn past the checkpoint
+  0  intact
+
+MACs are checked with AUDIT_SECRET or AUDIT_SECRET_FILE and the secrets of --keyring, as far as they fit. Without
+--vkey the key beside the log is used, which proves nothing against somebody who can write there: pin it elsewhere.
+
+example: mcp-audit verify audit.jsonl --vkey ~/pinned/audit.vkey --against ~/notes/last-month.checkpoint
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+
+from mcp_audit.cli.terminal import STYLES, progress_bar, safe, say
+from mcp_audit.errors import ConfigError
+from mcp_audit.ledger.evidence import CannotLook
+from mcp_audit.ledger.keys import BadKey, check_secret, read_secret
+from mcp_audit.ledger.report import Report, Verdict
+from mcp_audit.ledger.verify import verify
+
+__all__ = ["add_arguments", "run"]
+
+_ORDER = (Verdict.UNREADABLE, Verdict.TAMPERED, Verdict.UNKNOWN, Verdict.UNCLEAN)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("logs", metavar="LOG", nargs="+", help="a ledger: JSONL or SQLite")
+    parser.add_argument("--vkey", metavar="VKEY|FILE", help="pinned verifier key, or a file with one per line")
+    parser.add_argument("--keyring", metavar="FILE", help="secrets, one per line, found by the log's key_id")
+    parser.add_argument("--no-mac", action="store_true", help="do not check MACs, even if a secret is at hand")
+    parser.add_argument("--against", metavar="NOTE", help="an older note you kept: the log must extend it")
+    parser.add_argument("--strict", action="store_true", help="also check every line's JSON, members and pairing")
+    parser.add_argument("--json", action="store_true", help="one JSON object per log and line")
+
+
+def run(args: argparse.Namespace) -> int:
+    vkeys = _vkeys(args.vkey) if args.vkey else []
+    secrets = [] if args.no_mac else _secrets(args.keyring)
+    against = _text(args.against, "--against") if args.against else None
+    verdicts = set()
+    for path in args.logs:
+        report = _check(path, vkeys, secrets, against, args.strict)
+        verdicts.add(report.verdict)
+        if args.json:
+            print(json.dumps(report.to_json()))
+        else:
+            _print(report)
+    return next((verdict.value for verdict in _ORDER if verdict in verdicts), 0)
+
+
+def _check(path: str, vkeys: list[str], secrets: list[bytes], against: str | None, strict: bool) -> Report:
+    try:
+        size = os.path.getsize(path) if os.path.exists(path) else 0
+        with progress_bar(f"verify {os.path.basename(path)}", size) as progress:
+            return verify(path, vkeys=vkeys, secrets=secrets, against=against, strict=strict, progress=progress)
+    except CannotLook as error:
+        if error.path == "--against":
+            raise
+        return Report(path, Verdict.UNREADABLE, str(error))
+
+
+def _vkeys(value: str) -> list[str]:
+    """Return the keys of --vkey; a value that names a file is one."""
+    if os.path.exists(value):
+        return [line for line in _text(value, "--vkey").split("\n") if line.strip()]
+    if value.count("+") < 2:
+        raise ConfigError("", f"{value!r} is neither a file nor a verifier key (<origin>+<key ID>+<base64>)", "--vkey")
+    return [value]
+
+
+def _secrets(keyring: str | None) -> list[bytes]:
+    secret = read_secret(os.environ)
+    secrets = [] if secret is None else [secret]
+    if keyring is not None:
+        lines = _text(keyring, "--keyring").encode("utf-8", "surrogateescape").split(b"\n")
+        try:
+            secrets += [check_secret(line) for line in lines if line]
+        except BadKey as error:
+            raise ConfigError("", f"{keyring}: {error}", "--keyring") from error
+    return secrets
+
+
+def _text(path: str, flag: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            return file.read()
+    except OSError as error:
+        raise ConfigError("", f"{path}: {error.strerror}; name a readable file", flag) from error
+
+
+def _print(report: Report) -> None:
+    if report.verdict is Verdict.UNREADABLE:
+        print(f"mcp-audit verify: {safe(report.reason)}", file=sys.stderr)
+        say(f"{report.verdict.name}  {safe(report.path)}", STYLES[report.verdict.name])
+        return
+    width = max([len(safe(file.name)) for file in report.files], default=0)
+    for file in report.files:
+        seqs = f"seq {file.first}-{file.last}" if file.last is not None else "no entry"
+        size = f"{file.bytes / 2**20:.1f} MiB" if file.bytes >= 2**20 else f"{file.bytes} bytes"
+        reason = f"  {safe(file.reason)}" if file.reason else ""
+        line = f"{file.status:<4}  {safe(file.name):<{width}}  {seqs}  {size}{reason}"
+        say(line, "red" if file.status == "FAIL" else "")
+    for notice in report.notices:
+        print(f"      {safe(notice)}")
+    say(f"{report.verdict.name}  {safe(_summary(report))}", STYLES[report.verdict.name])
+
+
+def _summary(report: Report) -> str:
+    if not report.files:
+        return f"{report.log or report.path}: {report.reason}"
+    valid = sum(file.status == "ok" for file in report.files)
+    done = ", ".join(name for name, held in report.checks.items() if held is not None) or "nothing"
+    parts = [f"{report.log or report.path}: {valid} of {len(report.files)} files valid; checked {done}"]
+    skipped = [name for name in ("tree", "note", "mac") if report.checks.get(name) is None]
+    if skipped:
+        parts.append(f"not checked: {', '.join(skipped)}")
+    signed = report.checkpoint
+    if signed is not None and signed.key is not None:
+        pinned = "key pinned by --vkey" if signed.pinned else f"key not pinned, from beside the log: {signed.key}"
+        parts.append(pinned)
+    return "; ".join(parts)

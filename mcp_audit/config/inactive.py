@@ -1,0 +1,102 @@
+"""Settings that are read and checked but do nothing yet. One table: a feature that arrives deletes its rows.
+
+A setting is never ignored in silence. Where ignoring it would leave something open that its owner believes shut, the
+proxy refuses to start (`REFUSED`); where less is served than asked for, it says so (`NOTICED`); where it is without
+meaning for the present transport, only `config show` tells (`LISTED`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from mcp_audit.config.model import Config
+from mcp_audit.config.shapes import leaves_of
+
+__all__ = ["INACTIVE", "LISTED", "NOTICED", "REFUSED", "UNUSED", "Found", "Inactive", "get", "inactive_in", "is_url"]
+
+REFUSED, NOTICED, LISTED = "refused", "noticed", "listed"
+
+
+def is_url(upstream: Any) -> bool:
+    """Tell a URL from a command."""
+    return str(upstream).lower().startswith(("http://", "https://"))
+
+
+class Inactive(NamedTuple):
+    """A row: a key, or a section and all below it; which values have no effect; what they wait for."""
+
+    key: str
+    feature: str
+    level: str = NOTICED
+    concerns: Callable[[Any, Config], bool] = lambda value, config: True
+    switch: str = ""  # while this setting is false, nobody is waiting for the feature
+
+
+_HTTP = "the HTTP transport"
+_HTTP_KEYS = (
+    "port upstream_timeout_ms forward_headers tls retry bind_address public_url allowed_hosts allowed_origins auth "
+    "drain_timeout_ms http_mode forward_hosts oauth workers"
+)
+
+INACTIVE: tuple[Inactive, ...] = (
+    Inactive("proxy.transport", _HTTP, REFUSED, lambda value, _: value == "http"),
+    *(Inactive(f"proxy.{key}", _HTTP, LISTED) for key in _HTTP_KEYS.split()),
+    Inactive(
+        "proxy.upstream",
+        "a URL as upstream (the bridge)",
+        REFUSED,
+        lambda value, all_: is_url(value) and all_.proxy.transport == "stdio",
+    ),
+    Inactive("proxy.bridge", "the bridge", LISTED),
+    Inactive("audit.rotation", "rotation and retention", NOTICED),
+    Inactive("audit.durability", "durability `fsync`", REFUSED, lambda value, _: value == "fsync"),
+    Inactive("middleware.gates", "plugins", REFUSED),
+    Inactive("middleware.processors", "plugins", REFUSED),
+    Inactive("policy.file", "a policy file of its own", REFUSED),
+    Inactive("policy.rules", "conditions in CEL (`when`)", REFUSED, lambda rules, _: any(rule.when for rule in rules)),
+    Inactive("policy.deny_as", "denials as tool results", NOTICED, lambda value, _: value == "tool_error"),
+    Inactive("policy.filter_lists", "filtered lists", NOTICED),
+    Inactive("policy.on_tool_change", "acting on changed tools", REFUSED, lambda value, _: value == "deny"),
+    Inactive("policy.on_tool_change", "acting on changed tools", NOTICED, lambda value, _: value == "warn"),
+    Inactive("dashboard", "the dashboard", NOTICED, switch="dashboard.enabled"),
+    Inactive("metrics", "Prometheus metrics", NOTICED, switch="metrics.enabled"),
+    Inactive("otel", "OpenTelemetry", NOTICED, switch="otel.enabled"),
+    Inactive("sinks", "further sinks", NOTICED),
+)
+
+# What works, but not by what is written here; `config show` says so.
+UNUSED: Mapping[str, str] = {
+    "audit.async.enabled": "group commit replaces it; only the `mode` label of the metrics follows it",
+    "audit.async.flush_interval_ms": "read and unused, since group commit needs no timer",
+}
+
+
+class Found(NamedTuple):
+    """A setting whose present value has no effect."""
+
+    key: str
+    row: Inactive
+    asked: bool  # somebody set it to something that waits for the feature
+
+
+def get(config: Config, dotted: str) -> Any:
+    """Return a setting by its dotted key."""
+    value: Any = config
+    for name in dotted.split("."):
+        value = getattr(value, "async_" if name == "async" else name)
+    return value
+
+
+def inactive_in(config: Config, sources: Mapping[str, str]) -> tuple[Found, ...]:
+    """Return the settings of `config` that do nothing yet, in the order of the types."""
+    found = []
+    for key, info, _ in leaves_of(Config):
+        value = get(config, key)
+        for row in INACTIVE:
+            if (key == row.key or key.startswith(row.key + ".")) and row.concerns(value, config):
+                is_set = sources.get(key, "default") != "default"
+                waiting = not row.switch or bool(get(config, row.switch))
+                off = (not value and not info.default) or value == info.default == "none"
+                found.append(Found(key, row, is_set and waiting and not off))
+    return tuple(found)

@@ -1,0 +1,235 @@
+"""What lies on the disk for a checker: the log's bytes, the notes and keys beside it, and whether a writer is at work.
+
+Reads only, and never waits for a writer's lock. What is found is returned as text or bytes; who may be trusted is
+decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import sqlite3
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO, cast
+from urllib.parse import quote
+
+from mcp_audit.errors import LedgerError
+from mcp_audit.ledger.scan import Scanner
+from mcp_audit.ledger.sqlite_schema import SCHEMA
+
+__all__ = [
+    "NO_TABLES",
+    "SQLITE_MAGIC",
+    "Beside",
+    "CannotLook",
+    "chunks",
+    "integrity_problem",
+    "is_sqlite",
+    "look_beside",
+    "open_bytes",
+    "open_sqlite",
+    "scan_file",
+    "scan_rows",
+    "schema_problem",
+    "writer_alive",
+]
+
+SQLITE_MAGIC = b"SQLite format 3\x00"
+# Measured: below the size at which malloc maps fresh pages for every chunk, and it stays in the cache.
+_CHUNK = 1 << 17
+_ROWS = 256
+_SETTLE_SECONDS = 0.02
+_SETTLE_TRIES = 10
+_MAX_NOTE = 1 << 20
+NO_TABLES = "the database has no tables"
+
+
+class CannotLook(LedgerError):
+    """A log cannot be read at all: nothing there, no permission, not a log."""
+
+    exit_code = 2
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(path, problem)
+        self.path = path
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}"
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """The small files beside a log; None where there is none."""
+
+    note: str | None
+    vkey: str | None
+
+
+def look_beside(path: str) -> Beside:
+    """Read sidecar and verifier key. Do this before reading the log: a log in use can then only be longer."""
+    return Beside(_small_text(path + ".checkpoint"), _small_text(path + ".pub"))
+
+
+def _small_text(path: str) -> str | None:
+    """Return a small file's text; bytes that are not UTF-8 survive as something no signature fits."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(_MAX_NOTE).decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CannotLook(path, error.strerror or str(error)) from error
+
+
+def writer_alive(path: str) -> bool:
+    """Say whether a writer holds the log's presence lock. Tries once and lets go at once."""
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    try:
+        descriptor = os.open(path + ".live", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # some network filesystems: locks nobody can hold say nothing
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def is_sqlite(path: str) -> bool:
+    """Say whether the file is a SQLite database, by its first bytes.
+
+    Raises:
+        CannotLook: it cannot be read.
+    """
+    with open_bytes(path) as file:
+        return file.read(len(SQLITE_MAGIC)) == SQLITE_MAGIC
+
+
+def open_bytes(path: str) -> BinaryIO:
+    """Open a log for reading from its first byte; gzip is recognised by its magic.
+
+    Raises:
+        CannotLook: it cannot be opened.
+    """
+    try:
+        file = open(path, "rb", buffering=0)  # noqa: SIM115
+        try:
+            if file.read(2) == b"\x1f\x8b":
+                file.close()
+                return cast(BinaryIO, gzip.open(path, "rb"))
+            file.seek(0)
+        except OSError:
+            file.close()
+            raise
+    except OSError as error:
+        raise CannotLook(path, error.strerror or str(error)) from error
+    return file
+
+
+def chunks(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the rest of a file.
+
+    Raises:
+        CannotLook: the disk, or damaged gzip data, does not let us.
+    """
+    try:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+    except (OSError, EOFError, zlib.error) as error:
+        raise CannotLook(str(file.name), f"cannot be read to its end: {error}") from error
+
+
+def scan_file(file: BinaryIO, scanner: Scanner, alive: bool, progress: Callable[[int], None] | None = None) -> None:
+    """Feed a whole file. If a writer is alive, a line it is just writing gets a moment to become whole."""
+    for count, chunk in enumerate(chunks(file)):
+        scanner.feed(chunk)
+        if progress is not None and count % 32 == 0:
+            progress(scanner.position)
+    for _ in range(_SETTLE_TRIES if alive else 0):
+        if not scanner.unterminated or scanner.fault is not None:
+            break
+        time.sleep(_SETTLE_SECONDS)
+        for chunk in chunks(file):
+            scanner.feed(chunk)
+    scanner.finish()
+
+
+@contextmanager
+def open_sqlite(path: str) -> Iterator[sqlite3.Connection]:
+    """Open a SQLite ledger to read, in one snapshot; text comes as bytes.
+
+    Raises:
+        CannotLook: locked or not to be opened.
+        sqlite3.DatabaseError: the file is corrupt.
+    """
+    base = f"file:{quote(os.path.abspath(path))}?mode=ro"
+    connection = None
+    try:
+        connection = _connect(base)
+    except sqlite3.OperationalError as error:
+        if "unable to open" not in str(error):
+            raise CannotLook(path, str(error)) from error
+        # A database in WAL mode whose folder we cannot write, at rest: nothing but the file itself is needed.
+        if os.path.exists(path + "-wal") and os.path.getsize(path + "-wal"):
+            raise CannotLook(
+                path, "the database is in use or its folder is not writable; copy it with its -wal"
+            ) from None
+        try:
+            connection = _connect(base + "&immutable=1")
+        except sqlite3.OperationalError as again:
+            raise CannotLook(path, str(again)) from again
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def _connect(uri: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(uri, uri=True, timeout=5, isolation_level=None)
+    try:
+        connection.text_factory = bytes
+        connection.execute("PRAGMA query_only=ON")
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # takes the snapshot
+    except sqlite3.DatabaseError:
+        connection.close()
+        raise
+    return connection
+
+
+def schema_problem(connection: sqlite3.Connection) -> str | None:
+    """Return how the tables differ from those a writer creates, or None."""
+    rows = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
+    if not rows:
+        return NO_TABLES
+    found = {name.decode("utf-8", "replace"): sql.decode("utf-8", "replace") for name, sql in rows}
+    if found == SCHEMA:
+        return None
+    odd = sorted(name for name in found.keys() | SCHEMA.keys() if found.get(name) != SCHEMA.get(name))
+    return f"the database schema was changed ({', '.join(odd[:5])})"
+
+
+def integrity_problem(connection: sqlite3.Connection) -> str | None:
+    """Return the first complaint of SQLite's full integrity check, or None."""
+    (answer,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    text: str = answer.decode("utf-8", "replace") if isinstance(answer, bytes) else str(answer)
+    return None if text == "ok" else f"SQLite's integrity check fails: {text.splitlines()[0]}"
+
+
+def scan_rows(connection: sqlite3.Connection, scanner: Scanner) -> None:
+    """Feed all rows of a SQLite ledger in order."""
+    cursor = connection.execute("SELECT seq, line FROM entries ORDER BY seq")
+    while rows := cursor.fetchmany(_ROWS):
+        scanner.feed_rows(rows)

@@ -1,0 +1,478 @@
+"""Fold the bytes of a log into its chain: where it ends, what is torn, what contradicts its checkpoint.
+
+Sans I/O: feed bytes, ask afterwards. Both the checker and the start of a writer use it, so they cannot disagree about
+what is intact. Promise: constant memory but for one line and what is still open; a line counts only if it continues
+the chain; bytes that are no such line are accepted only if the next good line is a `recovery` that describes them.
+
+How a writer uses it:
+
+    chain = Chain(origin, mac, keyring={key_id: mac})     # keyring={} without a secret
+    scanner = Scanner(chain, watch=[checkpoint.size])     # the sidecar, read before the log
+    for chunk in chunks_of(log):
+        scanner.feed(chunk)                               # without the lock
+    ...                                                   # take the append lock, feed what peers added meanwhile
+    scanner.finish()                                      # under the lock no line is still being written
+    sentence = scanner.contradiction(checkpoint)          # not None: tampered with, refuse
+    lead, recovery = scanner.mend(checkpoint.size)        # what the next write starts with
+    data = lead + (chain.seal(a `recovery` line with these members) if recovery else b"")
+    data += chain.seal(...)                               # and so on; write it at the end of the file
+    scanner.wrote(len(data))
+
+To catch up under the lock: read from `scanner.position`, `feed`, `finish`, look at `fault`, compare `chain.key_id` with
+one's own (a foreign one: stop), `mend`. After a short write: `chain.rewind(mark)`, then feed what did reach the file.
+`finish` may also be called without the lock: a line that a peer is still writing then counts as torn until fed whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from mcp_audit.ledger.chain import BrokenLine, Chain
+from mcp_audit.ledger.checkpoint import Checkpoint
+
+__all__ = ["FORMAT_VERSION", "MAX_LINE_BYTES", "Fault", "Notice", "Scanner", "Torn"]
+
+FORMAT_VERSION = 1
+MAX_LINE_BYTES = 1 << 30
+_LONG = 1 << 20
+_MAX_NOTICES = 1000
+_TYPED = b'{"type":"'
+_KINDS = (b"open", b"close", b"request", b"orphan", b"config", b"blocked", b"gap", b"recovery", b"tools", b"exchange")
+_TOLD = (b"open", b"recovery", b"gap", b"blocked")
+_TAIL = re.compile(
+    rb',"log":"([A-Za-z0-9._/-]{1,200})","seq":([0-9]{1,19}),"prev":"([0-9a-f]{64})"(,"mac":"[0-9a-f]{64}")?\}\Z'
+)
+_NO_BYTES = hashlib.sha256(b"").hexdigest()
+
+
+class Fault(NamedTuple):
+    """The first place where a log does not hold: `line` counts from 1, `seq` is the entry that should stand there."""
+
+    line: int
+    seq: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.reason}"
+
+
+class Notice(NamedTuple):
+    """Something a reader of the verdict should know; `seq` is the line that says so."""
+
+    seq: int
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Torn:
+    """Bytes at the end of a log that are no line of it.
+
+    Attributes:
+        count: how many.
+        sha256: their hash, hex.
+        salvageable: how many whole lines among them carry a valid MAC (without the key: a whole tail of this log). A
+            torn write leaves none or few, an edit many.
+        fault: where they begin and what is wrong there.
+    """
+
+    count: int
+    sha256: str
+    salvageable: int
+    fault: Fault
+
+
+class _Region:
+    """Bad bytes while they are being collected."""
+
+    __slots__ = ("count", "fault", "hash", "salvageable")
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+        self.hash = hashlib.sha256()
+        self.count = 0
+        self.salvageable = 0
+
+    def add(self, data: bytes) -> None:
+        self.hash.update(data)
+        self.count += len(data)
+
+
+class Scanner:
+    """See the module docstring.
+
+    Args:
+        chain: where the log stands before the first byte; it advances with every good line.
+        watch: sizes at which the root is kept, such as that of the sidecar.
+        inspect: called with seq and bytes of every good line, in order.
+
+    Attributes:
+        end: offset right behind the last good line, its LF included if it is there.
+        roots: watched sizes that were reached, and the root the tree had then.
+        fault: bad bytes that a good line follows without vouching for them, or another contradiction inside the
+            log: final, the rest is not looked at. Bad bytes at the end are no fault but `torn()`.
+        kinds: how many lines of each type; `exchange` for those without one, `other` for the rest.
+        lost, torn_bytes: sums over `gap` and `recovery` lines.
+        unchecked, without_mac: good lines whose MAC no key at hand could check; that have none.
+        future: format version of an `open` line that is newer than this code, else 0.
+    """
+
+    def __init__(
+        self, chain: Chain, watch: Iterable[int] = (), inspect: Callable[[int, bytes], None] | None = None
+    ) -> None:
+        self.chain = chain
+        self.end = 0
+        self.roots: dict[int, bytes] = {}
+        self.fault: Fault | None = None
+        self.kinds: Counter[str] = Counter()
+        self.lost = 0
+        self.torn_bytes = 0
+        self.future = 0
+        self.notices: list[Notice] = []
+        self._inspect = inspect
+        self._first = chain.size
+        self._watch = sorted(set(watch), reverse=True)
+        self._parts: list[bytes] = []  # of the line whose LF has not come yet
+        self._held = 0  # bytes in them
+        self._lf_due = False  # the last line was taken at the end of the file
+        self._region: _Region | None = None
+        self._swallowing = False  # inside a line too long to be one
+        self._bad_lines = 0
+        self._since = chain.size  # where the present MAC key came into force
+        self._unchecked = 0
+        self._without_mac = 0
+        self._reach()
+
+    @property
+    def position(self) -> int:
+        """How many bytes were fed or written, that is where to go on reading."""
+        return self.end + (self._region.count if self._region else 0) + self._held
+
+    @property
+    def unterminated(self) -> bool:
+        """Whether the bytes so far end inside a line."""
+        return bool(self._parts) or self._swallowing
+
+    @property
+    def unchecked(self) -> int:
+        chain = self.chain
+        return self._unchecked + (chain.size - self._since if chain.key_id and chain.mac is None else 0)
+
+    @property
+    def without_mac(self) -> int:
+        return self._without_mac + (0 if self.chain.key_id else self.chain.size - self._since)
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the file."""
+        if self.fault is not None or not data:
+            return
+        self.chain.unmark()
+        if self._lf_due:
+            self._lf_due = False
+            if data.startswith(b"\n"):
+                self.end += 1
+                data = data[1:]
+        head, lf, rest = data.partition(b"\n")
+        if self._swallowing:
+            self._swallow(head + lf)
+            if not lf:
+                return
+            head, lf, rest = rest.partition(b"\n")
+        if not lf:
+            self._hold(head)
+            return
+        if self._parts:
+            self._parts.append(head)
+            head = b"".join(self._parts)
+            self._parts.clear()
+            self._held = 0
+        lines = rest.split(b"\n")
+        last = lines.pop()
+        self._lines([head, *lines])
+        self._hold(last)
+
+    def feed_rows(self, rows: Iterable[tuple[int, bytes]]) -> None:
+        """Take the next rows of a SQLite ledger. A commit is all or nothing, so bad bytes are a fault at once."""
+        if self.fault is not None:
+            return
+        self.chain.unmark()
+        expected = self.chain.size
+        lines: list[bytes] = []
+        fault: Fault | None = None
+        for seq, line in rows:
+            if seq != expected:
+                fault = Fault(expected - self._first + 1, expected, f"seq {expected} is missing: row {seq} stands here")
+                break
+            if b"\n" in line:
+                fault = Fault(expected - self._first + 1, seq, f"seq {seq} was changed (it holds a line feed)")
+                break
+            lines.append(line)
+            expected += 1
+        self._lines(lines)
+        if self._region is not None:
+            fault = self._region.fault
+        self.fault = self.fault or fault
+
+    def finish(self) -> None:
+        """Take the end of the file for an LF: a last line that is whole but for it counts."""
+        if self.fault is not None or not self._parts:
+            return
+        try:
+            self._take(b"".join(self._parts))
+        except BrokenLine:
+            return
+        self.end -= 1
+        self._lf_due = True
+        self._parts.clear()
+        self._held = 0
+
+    def torn(self) -> Torn | None:
+        """Return the bytes at the end that are no line of this log, or None if there are none."""
+        region = self._region
+        if region is None and not self._parts:
+            return None
+        tail = b"".join(self._parts)
+        region = region or _Region(self._diagnose(tail))
+        digest = region.hash.copy()
+        digest.update(tail)
+        salvageable = region.salvageable + (1 if tail and self._salvageable(tail) else 0)
+        return Torn(region.count + len(tail), digest.hexdigest(), salvageable, region.fault)
+
+    def mend(self, checkpoint: int) -> tuple[bytes, dict[str, Any] | None]:
+        """Return what the next write must begin with, and the members of the `recovery` to seal right after it.
+
+        Both are empty when nothing is torn. Call it only after `contradiction` returned None: a recovery must not
+        cover what was already signed.
+
+        Args:
+            checkpoint: size of the newest checkpoint.
+        """
+        torn = self.torn()
+        if torn is None:
+            return (b"\n" if self._lf_due else b""), None
+        if self.chain.size < checkpoint:
+            raise ValueError("a recovery must not cover lines below the checkpoint")
+        lead = b"\n" if self._parts or self._swallowing else b""
+        digest = self._region.hash.copy() if self._region else hashlib.sha256()
+        digest.update(b"".join(self._parts) + lead)
+        return lead, {
+            "torn_bytes": torn.count + len(lead),
+            "torn_sha256": digest.hexdigest(),
+            "salvageable": torn.salvageable,
+            "checkpoint": checkpoint,
+        }
+
+    def wrote(self, count: int) -> None:
+        """Note that `count` bytes, sealed with `chain`, were written at the end of the file."""
+        self.end = self.position + count
+        self._parts.clear()
+        self._held = 0
+        self._region = None
+        self._lf_due = self._swallowing = False
+
+    def contradiction(self, checkpoint: Checkpoint | None) -> str | None:
+        """Return how the log contradicts itself or its checkpoint in one sentence, or None. Call `finish` before.
+
+        A contradiction means tampering or loss: no crash leaves one.
+        """
+        if self.fault is not None:
+            return str(self.fault)
+        torn = self.torn()
+        if self.chain.size == 0 and torn is not None:
+            return f"line 1: the first line is not the whole opening line of a log ({torn.fault.reason})"
+        if checkpoint is None or checkpoint.size in self.roots:
+            return self._root_contradiction(checkpoint)
+        missing = f"seq {self.chain.size} to {checkpoint.size - 1}, which the checkpoint covers, "
+        if torn is not None:
+            return f"{torn.fault}; {missing}are not intact"
+        if self.chain.size == 0:
+            return f"{missing}are missing: the log is empty"
+        return f"{missing}are missing: the log ends after seq {self.chain.size - 1}"
+
+    def _root_contradiction(self, checkpoint: Checkpoint | None) -> str | None:
+        if checkpoint is None or self.roots[checkpoint.size] == checkpoint.root:
+            return None
+        last = checkpoint.size - 1
+        return f"seq {last} was changed, or the chain was rebuilt: the root over seq 0 to {last} is not the signed one"
+
+    def _lines(self, lines: list[bytes]) -> None:
+        """Follow exchange and request lines many at a time, which is the hot path, and the others one by one."""
+        chain = self.chain
+        index = 0
+        while index < len(lines) and self.fault is None:
+            if self._region is None and chain.size != self._first:
+                stop = min(len(lines), index + self._watch[-1] - chain.size) if self._watch else len(lines)
+                followed, requests = chain.follow_many(lines, index, stop)
+                self.end += sum(map(len, lines[index : index + followed])) + followed
+                self.kinds["exchange"] += followed - requests
+                self.kinds["request"] += requests
+                if self._inspect is not None:
+                    for place in range(followed):
+                        self._inspect(chain.size - followed + place, lines[index + place])
+                self._reach()
+                index += followed
+                if index == stop:
+                    continue
+            self._careful(lines[index])
+            index += 1
+
+    def _careful(self, line: bytes) -> None:
+        try:
+            self._take(line)
+        except BrokenLine as error:
+            self._bad(line, error)
+
+    def _take(self, line: bytes) -> None:
+        """Follow one line of any kind, and judge bad bytes before it."""
+        typed = line.startswith(_TYPED)
+        kind = line[len(_TYPED) : line.find(b'"', len(_TYPED))] if typed else b"exchange"
+        members: dict[str, Any] = {}
+        if kind in _TOLD:
+            try:
+                members = json.loads(line)
+            except (ValueError, RecursionError):
+                raise BrokenLine("it is not JSON") from None
+        chain = self.chain
+        seq = chain.size
+        place = seq - self._first + self._bad_lines + 1
+        before = (chain.key_id, chain.mac)
+        chain.follow(line)
+        if kind == b"open":
+            self._key_changed(seq, *before)
+        if seq == 0 and kind != b"open":
+            self.fault = Fault(place, seq, "the first line is not the opening line of a log")
+        elif kind == b"recovery" or self._region is not None:
+            self._vouch(kind, members, place, seq)
+        if self.fault is None:
+            self.end += len(line) + 1
+            self.kinds[kind.decode() if kind in _KINDS else "other"] += 1
+            self._tell(kind, members, seq)
+            if self._inspect is not None:
+                self._inspect(seq, line)
+            self._reach()
+
+    def _vouch(self, kind: bytes, members: dict[str, Any], place: int, seq: int) -> None:
+        """Accept bad bytes only if a `recovery` follows that describes exactly them and covers nothing signed."""
+        region, self._region = self._region, None
+        if kind != b"recovery":
+            assert region is not None
+            self.fault = region.fault
+            return
+        count = region.count if region else 0
+        digest = region.hash.hexdigest() if region else _NO_BYTES
+        checkpoint = members.get("checkpoint")
+        if members.get("torn_bytes") != count or members.get("torn_sha256") != digest:
+            reason = f"the recovery at seq {seq} describes other bytes than the {count} before it"
+            self.fault = (
+                region.fault._replace(reason=f"{region.fault.reason}; {reason}")
+                if region
+                else Fault(place, seq, reason)
+            )
+        elif not isinstance(checkpoint, int) or checkpoint > seq:
+            self.fault = Fault(place, seq, f"the recovery at seq {seq} covers lines that a checkpoint had signed")
+        else:
+            self.torn_bytes += count
+            self.end += count
+
+    def _tell(self, kind: bytes, members: dict[str, Any], seq: int) -> None:
+        if kind == b"open":
+            version = members.get("v")
+            if version != FORMAT_VERSION:
+                self.future = version if isinstance(version, int) else -1
+            if members.get("after") in ("crash", "replaced", "loss"):
+                self._notice(seq, "open", f"a run begins after {members['after']}")
+        elif kind == b"recovery":
+            salvageable = members.get("salvageable")
+            loud = (
+                f"; {salvageable} whole lines were among them, which a torn write does not leave" if salvageable else ""
+            )
+            self._notice(seq, "recovery", f"{members.get('torn_bytes')} torn bytes{loud}")
+        elif kind == b"gap":
+            lost = members.get("lost")
+            self.lost += lost if isinstance(lost, int) else 0
+            count = "an unknown number of" if lost is None else str(lost)
+            self._notice(seq, "gap", f"{count} entries are missing ({members.get('cause')})")
+        elif kind == b"blocked":
+            counts = ", ".join(f"{name} {members.get(name)}" for name in ("refused", "withheld", "dropped"))
+            self._notice(
+                seq, "blocked", f"no entry could be written from {members.get('from')} to {members.get('to')}: {counts}"
+            )
+
+    def _notice(self, seq: int, kind: str, text: str) -> None:
+        if len(self.notices) < _MAX_NOTICES:
+            self.notices.append(Notice(seq, kind, text))
+
+    def _key_changed(self, seq: int, key_id: str, mac: object) -> None:
+        if not key_id:
+            self._without_mac += seq - self._since
+        elif mac is None:
+            self._unchecked += seq - self._since
+        self._since = seq
+
+    def _reach(self) -> None:
+        while self._watch and self._watch[-1] <= self.chain.size:
+            size = self._watch.pop()
+            if size == self.chain.size:
+                self.roots[size] = self.chain.tree.root()
+
+    def _bad(self, line: bytes, error: BrokenLine) -> None:
+        if self._region is None:
+            self._region = _Region(self._diagnose(line, str(error)))
+        if self._salvageable(line):
+            self._region.salvageable += 1
+        self._region.add(line + b"\n")
+        self._bad_lines += 1
+
+    def _hold(self, part: bytes) -> None:
+        """Keep the beginning of a line; one that cannot be ours is hashed away instead of kept."""
+        if not part:
+            return
+        self._parts.append(part)
+        self._held += len(part)
+        if self._held > MAX_LINE_BYTES or (self._held > _LONG and not self._parts[0].startswith(b'{"')):
+            if self._region is None:
+                self._region = _Region(self._diagnose(b""))
+            self._region.add(b"".join(self._parts))
+            self._parts.clear()
+            self._held = 0
+            self._swallowing = True
+
+    def _swallow(self, data: bytes) -> None:
+        assert self._region is not None
+        self._region.add(data)
+        if data.endswith(b"\n"):
+            self._swallowing = False
+            self._bad_lines += 1
+
+    def _salvageable(self, line: bytes) -> bool:
+        if self.chain.mac is not None:
+            return self.chain.mac.fits(line)
+        tail = _TAIL.search(line, max(0, len(line) - 400))
+        return tail is not None and tail[1].decode() == self.chain.origin
+
+    def _diagnose(self, line: bytes, why: str = "its line feed is missing") -> Fault:
+        """Say what is wrong with the line that should have been the next one; `why` if nothing here explains it."""
+        chain = self.chain
+        seq = chain.size
+        tail = _TAIL.search(line, max(0, len(line) - 400))
+        if tail is None:
+            reason = f"seq {seq} is damaged: these bytes are no whole line of a ledger"
+        elif tail[1].decode() != chain.origin:
+            reason = f"seq {seq} is missing: a line of another log stands here ({tail[1].decode()})"
+        elif int(tail[2]) != seq:
+            reason = f"seq {seq} is missing: seq {int(tail[2])} stands here"
+        elif chain.mac is not None and chain.key_id and tail[4] and not chain.mac.fits(line):
+            reason = f"seq {seq} was changed (mac does not match)"
+        elif tail[3] == chain.prev:
+            reason = f"seq {seq} was changed ({why})"
+        elif seq:
+            reason = f"seq {seq - 1} or {seq} was changed (prev does not match)"
+        else:
+            reason = "seq 0 was changed (its prev is not zero)"
+        return Fault(seq - self._first + self._bad_lines + 1, seq, reason)

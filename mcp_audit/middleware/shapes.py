@@ -1,0 +1,94 @@
+r"""Secrets that show by their shape, whatever they are called: well-known tokens, keys, passwords in URLs.
+
+Pure. `suspects` is a cheap look at a whole JSON text that rules most families out; `find` says where secrets stand in
+one decoded string. Every expression is linear: possessive, anchored to where a token begins, or bounded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+__all__ = ["FAMILIES", "Family", "find", "suspects"]
+
+_BEGIN = rb"-----BEGIN [A-Z0-9 ]{0,40}?PRIVATE KEY(?: BLOCK)?-----"
+_END = rb"-----END [A-Z0-9 ]{0,40}?PRIVATE KEY(?: BLOCK)?-----"
+_START = rb"(?<![A-Za-z0-9])"
+# A credential in a header; a name followed by a value is a parameter of WWW-Authenticate, which tells no secret.
+_BEARER = (
+    rb"(?i)(?<![a-z0-9])bearer +((?:(?=[a-z_.~+/-]*+[0-9])[a-z0-9_.~+/-]{8,}+|[a-z0-9_.~+/-]{16,}+)(?!=+[\w\"\\])=*+)"
+)
+_BEARER_HEADER = rb"(?i)authorization[\"'\\]{0,4}[ \t]{0,8}[:=][ \t]{0,8}[\"'\\]{0,4}bearer +([^\s\"'\\,;<>${}\[\]]++)"
+_AWS_SECRET = rb"(?i)secret_access_key[\"'\\]{0,4}[ \t]{0,8}[:=][ \t]{0,8}[\"'\\]{0,4}([A-Za-z0-9/+=]{40,}+)"
+
+
+class Family(NamedTuple):
+    """Shapes that share a sign.
+
+    Attributes:
+        is_possible: false if no text in which no ASCII character is written as an escape can hold one of them.
+        shapes: find them; the secret is the only group, or else the whole match.
+    """
+
+    is_possible: Callable[[bytes], object]
+    shapes: tuple[re.Pattern[bytes], ...]
+
+
+def _family(sign: Callable[[bytes], object], *shapes: bytes) -> Family:
+    return Family(sign, tuple(map(re.compile, shapes)))
+
+
+def _has_bearer(text: bytes) -> bool:
+    # In full capitals it is a name such as BEARER_TOKEN, and not a header.
+    return b"earer " in text
+
+
+def _has_at(text: bytes) -> bool:
+    return b"@" in text
+
+
+# Signs were chosen by measurement: an expression that begins with one literal byte is searched at 0.3 ns a byte,
+# `b"sk-" in text` at 0.8, an alternation at 10.
+FAMILIES = (
+    _family(  # GitHub; AWS secret keys in environments and credential files
+        re.compile(rb"_(?:(?<=gh[pousr]_)|(?<=github_pat_)|(?<=[tT]_)(?=[aA][cC][cC]))").search,
+        _START + rb"(?:gh[pousr]_|github_pat_)[A-Za-z0-9_]{20,}+",
+        _AWS_SECRET,
+    ),
+    _family(  # OpenAI, Anthropic and others; Slack; PEM
+        re.compile(rb"-(?:(?<=sk-)|(?<=xapp-)|(?<=xox.-)|(?=----BEGIN ))").search,
+        _START + rb"sk-(?=[A-Za-z_-]*+[0-9])[A-Za-z0-9_-]{20,}+",
+        _START + rb"(?:xox[a-z]|xapp)-[A-Za-z0-9%-]{10,}+",
+        rb"(?s)" + _BEGIN + rb".*?(?:" + _END + rb"|\Z)",
+    ),
+    _family(  # AWS access key ids, lasting and temporary
+        re.compile(rb"I(?<=A[KS]I)A[A-Z0-9]{16}").search,
+        _START + rb"A[KS]IA[A-Z0-9]{16}(?![A-Za-z0-9])",
+    ),
+    _family(  # JWT and JWE
+        re.compile(rb"J(?<=eyJ)").search,
+        rb"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+(?:\.[A-Za-z0-9_-]*+){2,4}",
+    ),
+    _family(_has_bearer, _BEARER, _BEARER_HEADER),
+    _family(  # the password, up to the last @ of the authority
+        _has_at,
+        rb":\\{0,4}/\\{0,4}/[^\s/?#@:\"<>]*+:(?!\[REDACTED\]@)([^\s/?#\"<>]+)@",
+    ),
+)
+
+_SPELLED = re.compile(rb"\\u00[2-7]").search
+
+
+def suspects(text: bytes) -> tuple[Family, ...]:
+    r"""Return the families whose secrets a JSON text may hold, JSON nested in its strings included."""
+    if b"\\" in text and b"\\u00" in text and _SPELLED(text):
+        return FAMILIES  # an ASCII character is spelled as an escape, so signs may be too
+    return tuple([family for family in FAMILIES if family.is_possible(text)])
+
+
+def find(text: bytes, families: Iterable[Family]) -> list[tuple[int, int]]:
+    """Return where secrets of these families stand in a decoded string, as (start, end), in no order."""
+    return [
+        found.span(shape.groups) for family in families for shape in family.shapes for found in shape.finditer(text)
+    ]

@@ -1,0 +1,161 @@
+"""Who may append now, and who is alive: two empty files beside the log, held with flock.
+
+`<log>.lock` is held while one process appends. `<log>.live` is held shared by every writer for its whole life; who gets
+it exclusively is alone. The kernel lets go of both when a process dies, however it dies, also across containers, where
+process ids mean nothing. Promise: whoever cannot share safely is refused, not let in: without flock (Windows) the first
+writer keeps the log to itself.
+
+A flock belongs to the open descriptor, so threads of one process need a mutex beside it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from mcp_audit.errors import LedgerRefused
+from mcp_audit.sinks.files import Files, open_regular
+
+__all__ = ["Locks"]
+
+_LOCK_WAIT_S = 10.0
+_TRIES = 3  # a verifier holds the presence lock for an instant
+_TRY_S = 0.02
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+class Locks:
+    """The append lock and the presence lock of one log, for one writer."""
+
+    def __init__(self, files: Files, log: str, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._files = files
+        self._sleep = sleep
+        self._fcntl = _module("fcntl")
+        self._lock_path, self._live_path = log + ".lock", log + ".live"
+        self._lock_fd = -1
+        self._live_fd = -1
+        try:
+            self._lock_fd = self._open(self._lock_path)
+            self._live_fd = self._open(self._live_path)
+            if self._fcntl is None:
+                self._keep_to_ourselves(log)
+        except BaseException:
+            self.close()
+            raise
+
+    def acquire(self, wait: bool) -> bool:
+        """Take the append lock and say so; without `wait` give up at once if another process has it."""
+        fcntl = self._fcntl
+        if fcntl is None:
+            return True
+        try:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Let the next process append."""
+        if self._fcntl is not None:
+            self._fcntl.flock(self._lock_fd, self._fcntl.LOCK_UN)
+
+    def acquire_to_start(self) -> bool:
+        """Take the append lock and say whether no other writer is alive. `join` before letting go of the lock.
+
+        Raises:
+            LedgerRefused: another process does not let go of it.
+        """
+        for left in reversed(range(_TRIES)):
+            self._acquire_in_time()
+            if self.is_alone():
+                return True
+            if left:  # not with the lock in hand: peers would wait for nothing
+                self.release()
+                self._sleep(_TRY_S)
+        return False
+
+    def _acquire_in_time(self) -> None:
+        for _ in range(int(_LOCK_WAIT_S / _TRY_S)):
+            if self.acquire(wait=False):
+                return
+            self._sleep(_TRY_S)
+        raise LedgerRefused(
+            self._lock_path, f"another process has held this lock for {_LOCK_WAIT_S:.0f} s; `fuser` names it", 2
+        )
+
+    def is_alone(self) -> bool:
+        """Say whether no other writer is alive; call it with the append lock held.
+
+        Yes: nobody can join until `join` or `close`. No: we are not present any more either until `join`.
+        """
+        fcntl = self._fcntl
+        if fcntl is None:
+            return True
+        try:
+            fcntl.flock(self._live_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def join(self) -> None:
+        """Be present from now on."""
+        if self._fcntl is not None:
+            self._fcntl.flock(self._live_fd, self._fcntl.LOCK_SH)
+
+    def renew(self) -> None:
+        """Follow the lock files if somebody removed them, as cleaners of /tmp do; call with the append lock held.
+
+        Two processes that lock two different files of one name would both append.
+        """
+        if self._fcntl is None:
+            return
+        if self._is_gone(self._lock_path, self._lock_fd):
+            fd = self._open(self._lock_path)
+            self._fcntl.flock(fd, self._fcntl.LOCK_EX)
+            self._lock_fd, fd = fd, self._lock_fd
+            self._files.close(fd)
+        if self._is_gone(self._live_path, self._live_fd):
+            fd = self._open(self._live_path)
+            self._fcntl.flock(fd, self._fcntl.LOCK_SH)
+            self._live_fd, fd = fd, self._live_fd
+            self._files.close(fd)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for fd in (self._live_fd, self._lock_fd):
+            if fd >= 0:
+                self._files.close(fd)
+        self._live_fd = self._lock_fd = -1
+
+    def _open(self, path: str) -> int:
+        return open_regular(self._files, path, os.O_RDWR | os.O_CREAT)[0]
+
+    def _is_gone(self, path: str, fd: int) -> bool:
+        ours = self._files.fstat(fd)
+        try:
+            found = self._files.lstat(path)
+        except FileNotFoundError:
+            return True
+        return (found.st_ino, found.st_dev) != (ours.st_ino, ours.st_dev)
+
+    def _keep_to_ourselves(self, log: str) -> None:
+        """Without flock: lock one byte of the presence file for as long as the process lives."""
+        msvcrt = _module("msvcrt")
+        problem = "this platform has no file locks, so nothing would keep a second writer out; use another one"
+        if msvcrt is not None:
+            try:
+                msvcrt.locking(self._live_fd, msvcrt.LK_NBLCK, 1)
+            except OSError:
+                problem = "another process writes to it, and this platform cannot share a log; give each its own --log"
+            else:
+                return
+        raise LedgerRefused(log, problem, 2)

@@ -1,0 +1,358 @@
+"""Start a ledger: decide what was found, refuse it, go on with it, or create it.
+
+Promise: a log that contradicts its checkpoint is never appended to, whatever crashed; a creation that was interrupted
+is finished; the old bytes of a log that is gone on with are never touched. Everything is decided under the append lock;
+only the long scan before it is not, so that peers can work meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mcp_audit.errors import LedgerRefused, LedgerUnavailable
+from mcp_audit.ledger.chain import Chain, Mac
+from mcp_audit.ledger.checkpoint import BadNote, Checkpoint, open_note, signed_note
+from mcp_audit.ledger.keys import LogKey, check_origin, check_secret
+from mcp_audit.ledger.merkle import EMPTY_ROOT
+from mcp_audit.ledger.scan import Scanner
+from mcp_audit.sinks.files import Files, discard_temporaries, make_directory, read_small, refuse_network, replace
+from mcp_audit.sinks.identity import Identity, create_key, identify, read_key, read_verifier
+from mcp_audit.sinks.jsonl import JsonlSink
+from mcp_audit.sinks.locks import Locks
+from mcp_audit.sinks.setaside import move_aside, named_origins, predecessor, set_aside_origins
+from mcp_audit.sinks.sqlite import SqliteSink
+from mcp_audit.sinks.stamp import Stamp
+
+__all__ = ["LedgerSettings", "open_ledger"]
+
+_KINDS: dict[str, type[JsonlSink] | type[SqliteSink]] = {"jsonl": JsonlSink, "sqlite": SqliteSink}
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerSettings:
+    """Which ledger, and how.
+
+    Args:
+        path: the log; relative to the current directory.
+        storage: `jsonl` or `sqlite`.
+        secret: AUDIT_SECRET; None for a log without MACs.
+        origin: the log's name; empty: what the key says, or a new name.
+        signing_key: path of the private key; empty: `<log>.key`.
+        software: name and version of the writer, for `open` lines.
+        config_sha256, policy_sha256: of the bytes of the files in force, for `open` lines.
+        allow_network_fs: use a network filesystem although locks and syncs may not hold there.
+        accept_loss: set a log aside that cannot be gone on with, and begin a new one.
+        busy_timeout_ms: how long to wait for another process that has a SQLite ledger locked.
+    """
+
+    path: str
+    storage: str = "jsonl"
+    secret: bytes | None = None
+    origin: str = ""
+    signing_key: str = ""
+    software: str = "mcp-audit"
+    config_sha256: str = ""
+    policy_sha256: str | None = None
+    allow_network_fs: bool = False
+    accept_loss: bool = False
+    busy_timeout_ms: int = 5000
+
+
+def open_ledger(settings: LedgerSettings, stamp: Stamp, files: Files | None = None) -> JsonlSink | SqliteSink:
+    """Open or create the ledger, write its `open` line and a checkpoint.
+
+    Raises:
+        LedgerRefused: nothing was appended, or what was can be gone on with by the next start.
+        BadKey: the secret or the configured origin cannot be used.
+    """
+    if settings.secret is not None:
+        check_secret(settings.secret)
+    if settings.origin:
+        check_origin(settings.origin)
+    path = os.path.join(os.path.realpath(os.path.dirname(os.path.abspath(settings.path))), "")
+    path += os.path.basename(settings.path)
+    try:
+        return _Start(settings, path, stamp, files or Files()).run()
+    except OSError as error:
+        what = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+        raise LedgerRefused(path, f"the ledger cannot be started ({what}); mend that and start again", 2) from error
+    except LedgerUnavailable as error:
+        raise LedgerRefused(path, f"the ledger cannot be started: {error.cause}", 2) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What stands at the path and beside it. `note` and `vkey` are None where the file is missing."""
+
+    log: bool
+    key: LogKey | None
+    note: str | None
+    vkey: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Scan:
+    """A log that was read, and the checkpoint that was newest before it was."""
+
+    sink: JsonlSink | SqliteSink
+    checkpoint: Checkpoint
+
+
+class _Start:
+    def __init__(self, settings: LedgerSettings, path: str, stamp: Stamp, files: Files) -> None:
+        self.settings = settings
+        self.path = path
+        self.key_path = os.path.abspath(settings.signing_key) if settings.signing_key else path + ".key"
+        self.sidecar, self.pub = path + ".checkpoint", path + ".pub"
+        self.stamp = stamp
+        self.files = files
+        self.storage = _KINDS[settings.storage]
+        self.opened: list[JsonlSink | SqliteSink] = []  # to be let go of if the start fails
+
+    def run(self) -> JsonlSink | SqliteSink:
+        directory = os.path.dirname(self.path)
+        make_directory(self.files, directory)
+        refuse_network(self.files, directory, self.settings.allow_network_fs)
+        self._refuse_other_kinds()
+        self.locks = Locks(self.files, self.path)
+        try:
+            scan = self._scan_ahead()
+            alone = self.locks.acquire_to_start()
+            try:
+                if alone:
+                    discard_temporaries(self.files, self.path)
+                sink = self._decide(scan, alone)
+                self.locks.join()
+            finally:
+                self.locks.release()
+            sink.checkpoint()
+        except BaseException:
+            for opened in self.opened:
+                opened.abandon()
+            self.locks.close()
+            raise
+        for opened in self.opened:
+            if opened is not sink:
+                opened.abandon()
+        return sink
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def _refuse_other_kinds(self) -> None:
+        """Before any file is made: a FIFO, a directory or a link at the path is a mistake, or an attack."""
+        try:
+            mode = os.lstat(self.path).st_mode
+        except FileNotFoundError:
+            return
+        if stat.S_ISLNK(mode):
+            raise LedgerRefused(
+                self.path, "is a symbolic link, which somebody could turn elsewhere; name the file itself", 2
+            )
+        if not stat.S_ISREG(mode):
+            raise LedgerRefused(self.path, "is not a regular file; choose another path for the ledger", 2)
+
+    def _found(self) -> _Found:
+        note = read_small(self.files, self.sidecar)
+        return _Found(
+            log=os.path.lexists(self.path) and not self.storage.is_blank(self.files, self.path),
+            key=read_key(self.files, self.key_path, self.settings.origin),
+            note=None if note is None else note.decode("utf-8", "replace"),
+            vkey=read_verifier(self.files, self.pub),
+        )
+
+    def _scan_ahead(self) -> _Scan | None:
+        """Read the log without the lock, for it may be long. Whatever is wrong is found again under the lock."""
+        try:
+            found = self._found()
+            if not found.log or found.key is None or found.note is None:
+                return None
+            identity = identify(found.key, self.settings.secret)
+            return self._scan(identity, open_note(found.note, identity.verifier))
+        except (OSError, LedgerRefused, LedgerUnavailable, BadNote):
+            return None
+
+    def _scan(self, identity: Identity, checkpoint: Checkpoint) -> _Scan:
+        secrets = identity.secrets
+        keyring = {secrets.key_id: Mac(secrets.mac)} if secrets else {}
+        scanner = Scanner(Chain(identity.origin, keyring=keyring), watch=[checkpoint.size])
+        sink = self._sink(identity, scanner)
+        sink.open()
+        sink.read()
+        return _Scan(sink, checkpoint)
+
+    def _sink(self, identity: Identity, scanner: Scanner) -> JsonlSink | SqliteSink:
+        sink = self.storage(self.path, identity, scanner, self.locks, self.stamp, self.files)
+        if isinstance(sink, SqliteSink):
+            sink.busy_timeout_ms = self.settings.busy_timeout_ms
+        self.opened.append(sink)
+        return sink
+
+    # -- deciding ------------------------------------------------------------------------------------------------------
+
+    def _decide(self, scan: _Scan | None, alone: bool) -> JsonlSink | SqliteSink:
+        try:
+            return self._go_on_or_create(scan, alone)
+        except LedgerRefused as refusal:
+            if refusal.exit_code == 2 or not self.settings.accept_loss:
+                raise
+            if not alone:
+                raise LedgerRefused(
+                    self.path, "another process writes to it; stop it before --accept-loss can set it aside", 3
+                ) from refusal
+        self._refuse_old_key()
+        for opened in self.opened:
+            opened.abandon()
+        self.opened.clear()
+        move_aside(self.files, self.path, "lost", self.stamp.timestamp())
+        return self._create()
+
+    def _go_on_or_create(self, scan: _Scan | None, alone: bool) -> JsonlSink | SqliteSink:
+        found = self._found()
+        if found.note is None and found.vkey is None:
+            if not found.log:
+                return self._create()
+            if self.storage.is_seed(self.files, self.path):
+                move_aside(self.files, self.path, "legacy", self.stamp.timestamp())
+                return self._create()
+        if found.note is None:
+            what = "it" if found.log else "the log"
+            raise self._unknown(f"its checkpoint {self.sidecar} is missing, so nobody can tell whether {what} was cut")
+        if found.key is None:
+            raise self._unknown(f"its private key {self.key_path} is missing, so it cannot be gone on with")
+        identity = identify(found.key, self.settings.secret)
+        try:
+            checkpoint = open_note(found.note, identity.verifier)
+        except BadNote as error:
+            raise self._tampered(f"its checkpoint {self.sidecar} does not verify: {error}") from error
+        if found.vkey not in (None, identity.key.vkey):
+            raise self._tampered(f"{self.pub} holds another key than {self.key_path}")
+        if not found.log:
+            if checkpoint.size == 0:
+                return self._create()
+            raise self._tampered(f"the log is missing although its checkpoint covers {checkpoint.size} lines")
+        if scan is None or not scan.sink.is_at(self.path) or scan.sink.vkey != identity.key.vkey:
+            scan = self._scan(identity, checkpoint)
+        if found.vkey is None:
+            self._write_verifier(identity)
+        return self._go_on(scan, found.note, checkpoint, alone)
+
+    def _go_on(self, scan: _Scan, note: str, checkpoint: Checkpoint, alone: bool) -> JsonlSink | SqliteSink:
+        """Judge a log that is there, then join it.
+
+        Args:
+            checkpoint: the newest; peers may have written it since the scan began.
+        """
+        sink = scan.sink
+        with sink.held():
+            sink.read()
+            scanner, chain = sink.scanner, sink.scanner.chain
+            scanner.finish()
+            if scanner.future:
+                raise LedgerRefused(
+                    self.path, f"it has lines of format {scanner.future}; upgrade this mcp-audit to write to it", 3
+                )
+            problem = scanner.contradiction(scan.checkpoint)
+            if problem is None and checkpoint.size > chain.size:
+                problem = f"the log ends after {chain.size} lines, its checkpoint covers {checkpoint.size}"
+            if problem is not None:
+                raise self._tampered(problem)
+            self._refuse_foreign_secret(scanner, sink.key_id, alone)
+            clean = chain.size == checkpoint.size and not chain.runs and not chain.pending and not scanner.torn()
+            after = "running" if not alone else "close" if clean else "crash"
+            sink.resume(checkpoint, note)
+            sink.begin(alone, after, self._members())
+        return sink
+
+    def _refuse_foreign_secret(self, scanner: Scanner, ours: str, alone: bool) -> None:
+        theirs = scanner.chain.key_id
+        if theirs == ours:
+            return
+        if not ours:
+            raise LedgerRefused(
+                self.path,
+                f"its lines carry MACs (key_id {theirs}) and there is no secret; set AUDIT_SECRET or AUDIT_SECRET_FILE",
+                3,
+            )
+        if not alone:
+            raise LedgerRefused(
+                self.path,
+                "another process writes to it with another AUDIT_SECRET, or none; stop it first or use the same",
+                3,
+            )
+        if theirs and scanner.torn() is not None:
+            raise LedgerRefused(
+                self.path,
+                f"it ends in a torn line, which only a holder of the secret with key_id {theirs} may settle; start "
+                "once with the old AUDIT_SECRET, or with --accept-loss",
+                3,
+            )
+
+    def _refuse_old_key(self) -> None:
+        """A key kept elsewhere is not moved aside with the log: it must be a new one by now."""
+        if not self.settings.signing_key or not os.path.exists(self.key_path):
+            return
+        key = read_key(self.files, self.key_path, self.settings.origin)
+        if key is not None and key.origin in named_origins(self.files, self.path):
+            raise LedgerRefused(
+                self.key_path,
+                f"this key has signed the log that would be set aside ({key.origin}); make a new one with `mcp-audit "
+                "keygen`, then start with --accept-loss",
+                3,
+            )
+
+    # -- creating ------------------------------------------------------------------------------------------------------
+
+    def _create(self) -> JsonlSink | SqliteSink:
+        """Make key, checkpoint of size 0, `.pub`, log, checkpoint; what an interrupted start made is used.
+
+        In this order a log or a `.pub` without a checkpoint is never what a crash left.
+        """
+        files = self.files
+        after, old = predecessor(files, self.path)
+        taken = set_aside_origins(files, self.path)
+        key = read_key(files, self.key_path, self.settings.origin)
+        if key is None:
+            key = create_key(files, self.key_path, self.path, self.settings.origin, taken)
+        elif key.origin in taken:
+            raise LedgerRefused(
+                self.key_path,
+                f"this key has signed a log that was set aside ({key.origin}), it must not sign another one; make a "
+                "new one with `mcp-audit keygen`",
+                3,
+            )
+        identity = identify(key, self.settings.secret)
+        if read_small(files, self.sidecar) is None:
+            replace(files, self.sidecar, signed_note(Checkpoint(identity.origin, 0, EMPTY_ROOT), key).encode())
+        if read_verifier(files, self.pub) is None:
+            self._write_verifier(identity)
+        sink = self._sink(identity, Scanner(Chain(identity.origin)))
+        more: Sequence[tuple[str, Mapping[str, Any]]] = [("gap", {"cause": "accept_loss"})] if after == "loss" else []
+        sink.create(after, {"predecessor": old, **self._members()}, more)
+        sink.first_checkpoint()
+        return sink
+
+    def _write_verifier(self, identity: Identity) -> None:
+        replace(self.files, self.pub, identity.key.vkey.encode() + b"\n", 0o644)
+
+    def _members(self) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "software": settings.software,
+            "config_sha256": settings.config_sha256 or None,
+            "policy_sha256": settings.policy_sha256,
+        }
+
+    def _tampered(self, problem: str) -> LedgerRefused:
+        return LedgerRefused(self.path, f"{problem}; {self._ways_out()}", 1)
+
+    def _unknown(self, problem: str) -> LedgerRefused:
+        return LedgerRefused(self.path, f"{problem}; restore it, or {self._ways_out()}", 3)
+
+    def _ways_out(self) -> str:
+        return (
+            f"run `mcp-audit verify {self.path}` to see more; --accept-loss sets the old log aside and begins a new one"
+        )

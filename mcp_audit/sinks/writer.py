@@ -1,0 +1,360 @@
+"""What the ledger's writers share: the life of one run, whatever stores its lines.
+
+A subclass supplies the storage: how to take the append lock, fold in what peers wrote, write lines, sync. This class
+supplies the order of things: seal under the lock, block on failure, recover by appending, sign only what was synced,
+close. Promise: no line is acknowledged that is not in the storage; a recovery never covers what was already signed; a
+checkpoint never replaces a larger one.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from mcp_audit.errors import LedgerRefused, LedgerUnavailable
+from mcp_audit.ledger.chain import Mac
+from mcp_audit.ledger.checkpoint import BadNote, Checkpoint, open_note, signed_note
+from mcp_audit.ledger.entry import Unsealed, encode_typed
+from mcp_audit.ledger.merkle import EMPTY_ROOT
+from mcp_audit.ledger.scan import FORMAT_VERSION, Scanner
+from mcp_audit.sinks.files import Files, discard, install, read_small, write_aside
+from mcp_audit.sinks.identity import Identity
+from mcp_audit.sinks.locks import Locks
+from mcp_audit.sinks.stamp import Stamp
+
+__all__ = ["LedgerWriter"]
+
+
+class LedgerWriter(ABC):
+    """A `LedgerSink` but for its storage. Made by `open_ledger` only.
+
+    Attributes:
+        path: the log, absolute.
+        origin: the log's name.
+        vkey: its verifier key, to be pinned outside the host.
+        secrets: what AUDIT_SECRET derives for this log, or None.
+        durable: whether an appended line survives a power cut.
+        blocked: nothing is appended until `recover` succeeds.
+        note: the newest signed checkpoint, "" before the first.
+        due: a checkpoint should not wait for its interval (after a recovery).
+        written: how many lines this process appended.
+    """
+
+    durable = False
+
+    def __init__(self, path: str, identity: Identity, scanner: Scanner, locks: Locks, stamp: Stamp, files: Files):
+        self.path = path
+        self.origin = identity.origin
+        self.vkey = identity.key.vkey
+        self.secrets = identity.secrets
+        self.blocked = False
+        self.note = ""
+        self.due = False
+        self.written = 0
+        self._identity = identity
+        self._scanner = scanner
+        self._chain = scanner.chain
+        self._locks = locks
+        self._stamp = stamp
+        self._files = files
+        self._sidecar = path + ".checkpoint"
+        self._place = (-1, -1)  # inode and device of the file we opened
+        self._mutex = threading.Lock()  # flock does not keep threads of one process apart
+        self._publishing = threading.Lock()  # one checkpoint or close at a time; taken before the mutex
+        self._cause = ""
+        self._hopeless = ""  # only a restart may believe this storage again
+        self._signed = Checkpoint(self.origin, 0, EMPTY_ROOT)  # the largest checkpoint we know of
+        self._seen: tuple[bytes, tuple[Checkpoint, str] | None] = (b"", None)  # the sidecar, and what it is worth
+        self._run: int | None = None  # seq of our `open`
+        self._closed = False
+
+    # -- the storage ---------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _enter(self, wait: bool) -> bool:
+        """Take the append lock; without `wait` return False at once if a peer has it."""
+
+    @abstractmethod
+    def _leave(self) -> None:
+        """Release the append lock."""
+
+    @abstractmethod
+    def _append(self, batch: Sequence[Unsealed]) -> list[int]:
+        """With the lock: fold in peers' lines, mend a torn tail, write the batch; an empty batch does the rest of it.
+
+        Raises:
+            LedgerUnavailable: through `_block`.
+        """
+
+    @abstractmethod
+    def _sync(self) -> None:
+        """Return when every line written so far is on the medium.
+
+        Raises:
+            LedgerUnavailable: through `_block`.
+        """
+
+    @abstractmethod
+    def _keep(self, checkpoint: Checkpoint, note: str) -> None:
+        """Store a signed note inside the storage, durably, if it has a place for notes.
+
+        Raises:
+            OSError: it is not there.
+        """
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Close what is open; harmless when nothing is."""
+
+    # -- a LedgerSink --------------------------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """The seq of the next line, as far as this process knows."""
+        return self._chain.size
+
+    def append(self, batch: Sequence[Unsealed], wait: bool = True) -> list[int] | None:
+        """Seal and write the batch in order and return the seqs of its lines; see `LedgerSink.append`."""
+        if not self._mutex.acquire(wait):
+            return None
+        try:
+            if self.blocked:
+                raise LedgerUnavailable(self.path, self._cause)
+            if not self._enter(wait):
+                return None
+            try:
+                seqs = self._append(batch)
+            finally:
+                self._leave()
+            self.written += len(seqs)
+            return seqs
+        finally:
+            self._mutex.release()
+
+    def recover(self) -> None:
+        """Try to leave the blocked state: mend the torn tail and write its `recovery`; see `LedgerSink.recover`."""
+        with self._mutex:
+            if not self.blocked:
+                return
+            if self._hopeless:
+                raise LedgerUnavailable(self.path, self._hopeless)
+            self._enter(wait=True)
+            try:
+                self._append([])
+            finally:
+                self._leave()
+            self.blocked = False
+            self._cause = ""
+
+    def checkpoint(self) -> str | None:
+        """Sync, sign and publish the state; return the note, or None if nothing was added since the last one.
+
+        Raises:
+            LedgerUnavailable: no checkpoint could be made. The sink is blocked only if the log itself is at fault.
+        """
+        with self._publishing:
+            return None if self._closed else self._checkpoint()
+
+    def close(self, reason: str = "shutdown") -> None:
+        """Write `close`, settling dead peers if nobody else is alive; checkpoint; release the locks. Once is enough."""
+        with self._publishing:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                with self._mutex:
+                    self._say_goodbye(reason)
+                self._checkpoint()
+            finally:
+                self.blocked, self._cause = True, "it was closed"
+                with self._mutex:
+                    self._release()
+                    self._locks.close()
+
+    # -- the run -------------------------------------------------------------------------------------------------------
+
+    @property
+    def scanner(self) -> Scanner:
+        """What was read so far; for the start."""
+        return self._scanner
+
+    @property
+    def key_id(self) -> str:
+        """Names our MAC key, "" without a secret."""
+        return self._identity.key_id
+
+    def is_at(self, path: str) -> bool:
+        """Say whether the file that was opened is the one at `path`."""
+        try:
+            found = self._files.lstat(path)
+        except FileNotFoundError:
+            return False
+        return (found.st_ino, found.st_dev) == self._place
+
+    def resume(self, checkpoint: Checkpoint, note: str) -> None:
+        """Take over the newest checkpoint of a log that is gone on with."""
+        self._signed, self.note = checkpoint, note
+
+    def abandon(self) -> None:
+        """Close what is open without a word; for a start that fails."""
+        self._closed = self.blocked = True
+        self._release()
+
+    def begin(self, alone: bool, after: str, members: Mapping[str, Any]) -> None:
+        """Start our run in a log that exists: mend a torn tail, write `open`, and settle the dead if alone.
+
+        Call it with the append lock held. `open` comes before the orphans: it may bring a new MAC key, under which
+        all that follows is sealed.
+        """
+        self._append([])
+        dead = sorted(self._chain.runs) if alone else []
+        left = sorted(self._chain.pending) if alone else []
+        opening = self._opening(after, {"unclosed": dead or None, **members})
+        self._run = self._append([opening, *(self._orphan(seq, "crash") for seq in left)])[0]
+
+    def _opening(self, after: str, members: Mapping[str, Any]) -> Unsealed:
+        """Return an `open` line; from it on lines carry our MAC."""
+        self._chain.mac = Mac(self.secrets.mac) if self.secrets else None
+        head = {"v": FORMAT_VERSION, "software": members["software"], "vkey": self.vkey}
+        rest = {name: value for name, value in members.items() if name != "software"}
+        return self._typed("open", {**head, "key_id": self._identity.key_id or None, "after": after, **rest})
+
+    def _say_goodbye(self, reason: str) -> None:
+        """Write `close`. Whoever is alone also says who died without one, and which requests nobody will answer."""
+        if self._hopeless:
+            raise LedgerUnavailable(self.path, self._hopeless)
+        self._enter(wait=True)
+        try:
+            self._append([])
+            self.blocked = False
+            assert self._run is not None
+            dead: list[int] = []
+            lines: list[Unsealed] = []
+            if self._locks.is_alone():
+                dead = sorted(self._chain.runs - {self._run})
+                for seq in sorted(self._chain.pending):
+                    lines.append(self._orphan(seq, "crash" if dead or seq < self._run else "exit"))
+            lines.append(self._typed("close", {"reason": reason, "unclosed": dead or None}, of=self._run))
+            self._append(lines)
+            self._locks.join()
+        finally:
+            self._leave()
+
+    def _orphan(self, seq: int, why: str) -> Unsealed:
+        return self._typed("orphan", {"outcome": "lost", "why": why}, of=seq)
+
+    def _typed(self, type_: str, members: Mapping[str, Any], of: int | None = None) -> Unsealed:
+        return encode_typed(type_, self._stamp.id(), self._stamp.timestamp(), members, of)
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def _checkpoint(self) -> str | None:
+        """Sign synced state only: lock, take size and root, unlock, sync, sign, lock, replace the sidecar, unlock."""
+        try:
+            with self._mutex:
+                taken = self._snapshot()
+            if taken is None or self._adopt(taken):
+                return None
+            temporary, note = self._prepare(taken)
+            with self._mutex:
+                self._locks.acquire(wait=True)
+                try:
+                    self._publish(taken, note, temporary)
+                finally:
+                    self._locks.release()
+        except OSError as error:
+            raise LedgerUnavailable(self.path, f"no checkpoint: {error.strerror or error}") from error
+        return self.note
+
+    def first_checkpoint(self) -> None:
+        """Sign the state at once; for a start that holds the append lock already."""
+        taken = Checkpoint(self.origin, self._chain.size, self._chain.tree.root())
+        temporary, note = self._prepare(taken)
+        self._publish(taken, note, temporary)
+
+    def _snapshot(self) -> Checkpoint | None:
+        if self.blocked:
+            raise LedgerUnavailable(self.path, self._cause)
+        self._enter(wait=True)
+        try:
+            self._append([])
+            if self._chain.size <= self._signed.size:
+                return None
+            return Checkpoint(self.origin, self._chain.size, self._chain.tree.root())
+        finally:
+            self._leave()
+
+    def _prepare(self, taken: Checkpoint) -> tuple[str, str]:
+        """Make the note durable everywhere but at its final name, so that the lock is held for a rename only."""
+        self._sync()
+        note = signed_note(taken, self._identity.key)
+        self._keep(taken, note)
+        return write_aside(self._files, self._sidecar, note.encode()), note
+
+    def _publish(self, taken: Checkpoint, note: str, temporary: str) -> None:
+        """With the lock on small files: replace the sidecar unless it is as large by now."""
+        try:
+            if not self._adopt(taken):
+                install(self._files, temporary, self._sidecar)
+                self._signed, self.note, self.due = taken, note, False
+        finally:
+            discard(self._files, temporary)
+
+    def _adopt(self, taken: Checkpoint) -> bool:
+        """Say whether a peer has signed as much already, and take over its note."""
+        published = self._published()
+        if published is None or published[0].size < taken.size:
+            return False
+        signed, note = published
+        if signed.size == taken.size and signed.root != taken.root:
+            self._hopeless = f"{self._sidecar} signs another tree of the same size; run `mcp-audit verify {self.path}`"
+            self._block(self._hopeless)
+        self._signed, self.note, self.due = signed, note, False
+        return True
+
+    def _published(self) -> tuple[Checkpoint, str] | None:
+        """Return the sidecar's checkpoint and note. One that does not verify counts as none: ours repairs it."""
+        try:
+            data = read_small(self._files, self._sidecar) or b""
+        except LedgerRefused:
+            return None
+        # A signature takes longer to check than the lock may be held, and mostly it is our own.
+        if data != self._seen[0]:
+            self._seen = (data, self._verified(data.decode("utf-8", "replace")))
+        return self._seen[1]
+
+    def _verified(self, note: str) -> tuple[Checkpoint, str] | None:
+        try:
+            return open_note(note, self._identity.verifier), note
+        except BadNote:
+            return None
+
+    # -- trouble -------------------------------------------------------------------------------------------------------
+
+    def _block(self, cause: str, appended: Sequence[int] = ()) -> NoReturn:
+        self.blocked = True
+        self._cause = cause
+        raise LedgerUnavailable(self.path, cause, tuple(appended))
+
+    def _check_chain(self) -> None:
+        """Block if what peers wrote cannot be followed, or must not be mixed with our lines."""
+        scanner = self._scanner
+        if scanner.fault is not None:
+            self._block(f"it was changed by somebody else: {scanner.fault}; run `mcp-audit verify {self.path}`")
+        if scanner.future:
+            self._block(f"a newer mcp-audit writes to it (format {scanner.future}); restart with that version")
+        if self._run is not None and self._chain.key_id != self._identity.key_id:
+            self._block("another process writes to it with another AUDIT_SECRET; give both the same and restart")
+
+    def _mend(self) -> tuple[bytes, dict[str, Any] | None]:
+        """Return what must be written before the next line, see `Scanner.mend`."""
+        if self._scanner.torn() is None:
+            return self._scanner.mend(0)
+        published = self._published()
+        signed = max(self._signed.size, published[0].size if published else 0)
+        if self._chain.size < signed:
+            self._block(f"lines that were signed are damaged; run `mcp-audit verify {self.path}`")
+        self.due = True
+        return self._scanner.mend(signed)

@@ -1,0 +1,139 @@
+"""Bytes in, `Payload` out: what one line, body or event says.
+
+Pure. What every JSON reader understands alike is decoded; what some read differently is marked, not guessed at, and no
+content makes `parse` raise. This module is the fast path for messages as nearly all are, `wire.careful` the rest.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from mcp_audit.wire.ambiguity import UNDECODABLE, argument_marks, nests_too_deep, unsafe_text, variants
+from mcp_audit.wire.careful import PARAMS, TARGETS, id_marks, parse_carefully, read_meta, read_text, slices
+from mcp_audit.wire.model import Direction, Era, Id, Kind, Message, Payload, parse_id
+
+__all__ = ["Direction", "Era", "Id", "Kind", "Message", "Payload", "parse", "parse_id"]
+
+# Names of MCP that are like no reserved one; asking a set is faster than folding each.
+_PARAMS_KNOWN = PARAMS | {
+    "capabilities", "clientInfo", "cursor", "data", "inputResponses", "level", "logger", "message", "progress",
+    "progressToken", "protocolVersion", "reason", "requestId", "requestState", "total",
+}  # fmt: skip
+_ABSENT = Raw(b"")
+
+
+class _Envelope(Struct, gc=False):
+    """A message as nearly all are, decoded in one pass over the text."""
+
+    jsonrpc: Raw = _ABSENT
+    id: Raw = _ABSENT
+    method: str | UnsetType = UNSET
+    params: dict[str, Raw] | UnsetType = UNSET
+    result: dict[str, Raw] | UnsetType = UNSET
+    error: Raw = _ABSENT
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+
+
+def parse(raw: bytes, direction: Direction, line: bool = True, deep_arguments: bool = False) -> Payload:
+    """Say what one transport unit holds.
+
+    Args:
+        raw: the unit as received.
+        line: a line of a stdio stream, terminator (LF or CRLF) included; else an HTTP body or the data of an SSE event.
+        deep_arguments: look for ambiguity everywhere below `params.arguments`, because a gate reads there.
+    """
+    text = raw
+    if line and raw.endswith(b"\n"):
+        text = raw[:-2] if raw.endswith(b"\r\n") else raw[:-1]
+    # All that the common case needs is done here; a message it cannot vouch for takes the careful way below.
+    if (not line or 13 not in text) and (text.isascii() or _is_utf8(text)):
+        message = _plain(text, direction, deep_arguments)
+        if message is not None:
+            return Payload(raw, (message,))
+    return parse_carefully(raw, text, direction, line, deep_arguments)
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _plain(text: bytes, direction: Direction, deep_arguments: bool) -> Message | None:
+    """Return the message if it is compact JSON of the usual members and free of ambiguity, else None.
+
+    `size` is what the decoded members take up in compact JSON. White space, an escaped or repeated name or an unknown
+    member would each make the text longer, so equal lengths prove that there is none of them, down to `params`.
+    """
+    try:
+        envelope = _decode_envelope(text)
+    except UNDECODABLE:
+        return None
+    token = bytes(envelope.id)
+    id_ = parse_id(token) if token else None
+    if token and (id_ is None or id_marks(id_)):
+        return None
+    method, params, result = envelope.method, envelope.params, envelope.result
+    size = 1 + (len(envelope.jsonrpc) + 11 if envelope.jsonrpc else 0) + (len(token) + 6 if token else 0)
+    # Up to five bytes hold no member named params or result, nor does a string or a scalar; so the first is ours.
+    if len(envelope.jsonrpc) > 5 or nests_too_deep(text):
+        return None
+    if method is UNSET:
+        return _plain_response(text, direction, id_, envelope, size) if params is UNSET else None
+    size += len(method) + 12
+    if params is not UNSET:
+        params_size = _compact_size(params)
+        size += params_size + 10
+    if size != len(text) or result is not UNSET or envelope.error or unsafe_text(method):
+        return None
+    kind = Kind.NOTIFICATION if id_ is None else Kind.REQUEST
+    if params is UNSET:
+        return Message(text, direction, kind, id_, method) if method != "tools/call" else None
+    if not _PARAMS_KNOWN.issuperset(params) and variants(params, PARAMS):
+        return None
+    target, member = None, TARGETS.get(method)
+    if member is not None:
+        target = read_text(params.get(member))
+        if unsafe_text(target) if target is not None else method == "tools/call":
+            return None
+    if deep_arguments and "arguments" in params and argument_marks(bytes(params["arguments"])):
+        return None
+    meta = read_meta(params)
+    if meta.repeated:
+        return None
+    start = text.index(b'"params":') + 9
+    return Message(
+        text, direction, kind, id_, method, target, (), text[start : start + params_size], b"", b"", slices(meta)
+    )  # fmt: skip
+
+
+def _plain_response(
+    text: bytes, direction: Direction, id_: Id | None, envelope: _Envelope, size: int
+) -> Message | None:
+    """Finish what `_plain` began for a message without a method."""
+    result, error = envelope.result, envelope.error
+    if result is UNSET:
+        if not error or size + len(error) + 9 != len(text):
+            return None
+        return Message(text, direction, Kind.RESPONSE, id_, error=bytes(error))
+    result_size = _compact_size(result)
+    if error or size + result_size + 10 != len(text):
+        return None
+    meta = read_meta(result)
+    if meta.repeated:
+        return None
+    start = text.index(b'"result":') + 9
+    result_slice = text[start : start + result_size]
+    return Message(text, direction, Kind.RESPONSE, id_, result=result_slice, meta=slices(meta))
+
+
+def _compact_size(members: dict[str, Raw]) -> int:
+    size = 1 if members else 2
+    for name, value in members.items():
+        size += len(name) + len(value) + 4
+    return size
