@@ -55,6 +55,7 @@ def run(
         LedgerRefused: the ledger was tampered with or cannot be judged; nothing was started.
         UpstreamStartError: the upstream cannot be started; the ledger has the attempt.
     """
+    parent = os.getppid() if hasattr(os, "getppid") else 0
     config = loaded.config
     _set_up_log(config)
     command = _command(config, argv)
@@ -70,7 +71,7 @@ def run(
         raise
     try:
         options = {"use_uvloop": _has_uvloop()}
-        ending = anyio.run(relay_session, config, ledger, stamp, upstream, command, backend_options=options)
+        ending = anyio.run(relay_session, config, ledger, stamp, upstream, command, 0, 1, parent, backend_options=options)
     finally:
         restore_blocking()
     if ledger.note:
@@ -86,6 +87,7 @@ async def relay_session(
     command: Sequence[str],
     stdin: int = 0,
     stdout: int = 1,
+    parent: int = 0,
 ) -> Ending:
     """Wire one session to its pumps and its ledger; whatever happens, close the ledger last."""
     session = Session(_gates(config), stamp.id, _caller(config, command))
@@ -111,6 +113,7 @@ async def relay_session(
         witness=_Witness(ledger, stamp),
         stdin=stdin,
         stdout=stdout,
+        parent=parent,
     )
     ending = Ending(1, "shutdown", "exit")
     try:

@@ -40,7 +40,7 @@ FOREIGN = {
     "a document that is not here": r"\b(CONTRACT|TRANSPARENCY|LEDGER|STYLE|BROKER)\.md\b|\bshared/(design|seeds)\b",
     "an issue number in place of a reason": r"\b(issue|ticket|bug) #\d+",
 }
-SUFFIXES = "css html ini js json lock md py sh toml txt yaml yml".split()
+SUFFIXES = ["css", "html", "ini", "js", "json", "lock", "md", "py", "sh", "toml", "txt", "yaml", "yml"]
 TEXT = {"", *(f".{suffix}" for suffix in SUFFIXES)}
 
 

@@ -141,14 +141,12 @@ def _verify(log: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
 
 
 def _falsified(log: Path) -> Path:
-    """Copy the ledger and change one letter of one recorded answer."""
+    """Copy the ledger and change one word of it: let the denied call look as if it had been answered."""
     copy = log.parent / "falsified" / log.name
     copy.parent.mkdir()
     for part in log.parent.glob(log.name + "*"):
         shutil.copy(part, copy.parent)
-    lines = copy.read_bytes()
-    where = lines.rindex(b"again") + 1
-    copy.write_bytes(lines[:where] + b"G" + lines[where + 1 :])
+    copy.write_bytes(copy.read_bytes().replace(b'"outcome":"denied"', b'"outcome":"answered"'))
     return copy
 
 
@@ -157,12 +155,12 @@ def _print_verdicts(
 ) -> None:
     print(f"\n$ mcp-audit verify {log}")
     print((good.stdout + good.stderr).rstrip())
-    print("\nThe same ledger with one letter changed:")
+    print("\nThe same ledger with one word changed (the denied call now claims to be answered):")
     print((forged.stdout + forged.stderr).rstrip())
     print(
         f"""
 What to type next:
   mcp-audit query {log} --outcome denied
-  mcp-audit show {log} 2
+  mcp-audit show {log} 9
   mcp-audit -- npx -y @modelcontextprotocol/server-filesystem /tmp     # your own server, recorded"""
     )

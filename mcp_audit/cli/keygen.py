@@ -17,7 +17,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import secrets
 import socket
 import sys
@@ -26,8 +25,6 @@ from pathlib import Path
 from mcp_audit.errors import McpAuditError
 
 __all__ = ["CannotWrite", "add_arguments", "run"]
-
-_PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 
 
 class CannotWrite(McpAuditError):
@@ -103,12 +100,11 @@ def _make_secret(path: str) -> None:
 def _make_token(name: str) -> None:
     token = secrets.token_urlsafe(32)
     digest = hashlib.sha256(token.encode()).hexdigest()
-    shown = name if _PLAIN_NAME.fullmatch(name) else json.dumps(name, ensure_ascii=False)
     print(f"token of {name}, shown only now: {token}")
     print(
         "the client sends it as `Authorization: Bearer TOKEN`; the proxy knows it by this line under proxy.auth.tokens:"
     )
-    print(f"  - {{name: {shown}, sha256: {digest}}}")
+    print(f"      - {{name: {json.dumps(name, ensure_ascii=False)}, sha256: {digest}}}")
 
 
 def _create(path: str, text: str, mode: int) -> None:

@@ -60,22 +60,21 @@ def run(args: argparse.Namespace) -> int:
     from mcp_audit import app
     from mcp_audit.config import load
 
-    loaded = load(_flags(args), os.environ, Path.cwd(), args.argv)
+    loaded = load(_flags(args), os.environ, Path.cwd(), args.argv, config=args.config)
     for notice in loaded.notices:
         print(f"mcp-audit: {notice}", file=sys.stderr)
     return app.run(loaded, args.argv, os.environ, accept_loss=args.accept_loss)
 
 
-def _flags(args: argparse.Namespace) -> dict[str, tuple[str, object]]:
+def _flags(args: argparse.Namespace) -> dict[str, tuple[str, str | bool]]:
     """Return the settings that options were given for: dotted key -> (option, value)."""
-    flags: dict[str, tuple[str, object]] = {}
+    flags: dict[str, tuple[str, str | bool]] = {}
     for option, (key, _, _) in _SETTINGS.items():
         value = getattr(args, option.lstrip("-").replace("-", "_"))
         if value is not None:
             flags[key] = (option, value)
-    for option in ("config", "log"):
-        if getattr(args, option) is not None:
-            flags[option] = ("--" + option, getattr(args, option))
+    if args.log is not None:
+        flags["log"] = ("--log", args.log)
     if args.policy is not None:
         flags["policy.file"] = ("--policy", args.policy)
         flags["policy.enabled"] = ("--policy", True)

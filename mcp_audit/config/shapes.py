@@ -63,11 +63,16 @@ def members_of(struct: type[Struct]) -> dict[str, tuple[FieldInfo, Shape]]:
     return {info.encode_name: (info, shape_of(info.type)) for info in fields(struct)}
 
 
-def leaves_of(struct: type[Struct], prefix: str = "") -> Iterator[tuple[str, FieldInfo, Shape]]:
-    """Yield every setting below a struct with its dotted key, in the order of the types."""
+@cache
+def leaves_of(struct: type[Struct]) -> tuple[tuple[str, FieldInfo, Shape], ...]:
+    """Return every setting below a struct with its dotted key, in the order of the types."""
+    return tuple(_leaves(struct, ""))
+
+
+def _leaves(struct: type[Struct], prefix: str) -> Iterator[tuple[str, FieldInfo, Shape]]:
     for name, (info, shape) in members_of(struct).items():
         if shape.section is not None:
-            yield from leaves_of(shape.section, f"{prefix}{name}.")
+            yield from _leaves(shape.section, f"{prefix}{name}.")
         else:
             yield prefix + name, info, shape
 

@@ -23,9 +23,12 @@ class SensitiveKeys(dict[str, bool]):
     Args:
         patterns: parts of names.
         allow: exact names, as written, that no pattern hides.
+
+    Attributes:
+        harmless: some of the names that hide nothing, to settle a whole object with one set operation.
     """
 
-    __slots__ = ("_allow", "_joined", "_patterns")
+    __slots__ = ("_allow", "_joined", "_patterns", "harmless")
 
     def __init__(self, patterns: Iterable[str], allow: Iterable[str] = ()) -> None:
         super().__init__()
@@ -34,13 +37,17 @@ class SensitiveKeys(dict[str, bool]):
             joined for pattern in self._patterns if (joined := pattern.translate(_SEPARATORS)) not in ("", pattern)
         )
         self._allow = frozenset(allow)
+        self.harmless: set[str] = set()
 
     def __missing__(self, name: str) -> bool:
         hidden = self._hides(name)
         if len(name) <= _LONGEST_REMEMBERED:
             if len(self) >= _REMEMBERED:
                 self.clear()
+                self.harmless.clear()
             self[name] = hidden
+            if not hidden:
+                self.harmless.add(name)
         return hidden
 
     def _hides(self, name: str) -> bool:

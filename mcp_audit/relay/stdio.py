@@ -64,6 +64,7 @@ class StdioRelay:
     Args:
         witness: of messages that are too large.
         read: bytes of a line and its direction to a `Payload`.
+        parent: process id of whoever started us, taken before it could die; 0 or 1: nobody to watch.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class StdioRelay:
         read: Callable[[bytes, Direction], Payload] = parse,
         stdin: int = 0,
         stdout: int = 1,
+        parent: int = 0,
     ) -> None:
         self._session = session
         self._recorder = recorder
@@ -87,6 +89,7 @@ class StdioRelay:
         self._from_client, self._to_client = Reader(stdin), Writer(stdout)
         self._from_server, self._to_server = Reader(upstream.stdout), Writer(upstream.stdin)
         self._client_ended, self._server_ended = anyio.Event(), anyio.Event()
+        self._parent = parent
         self._stopping = ""  # why we were asked to end, empty while we were not
         self._kill_at = 0.0
 
@@ -198,12 +201,11 @@ class StdioRelay:
 
     async def _watch_parent(self, tasks: TaskGroup) -> None:
         """Notice that whoever started us is gone, which closes no pipe if somebody else holds them."""
-        parent = os.getppid()
-        while parent > 1:
-            await anyio.sleep(_WATCH_SECONDS)
-            if os.getppid() != parent:
+        while self._parent > 1:
+            if os.getppid() != self._parent:
                 self._stop(tasks, "signal", getattr(signal, "SIGTERM", 15))
                 return
+            await anyio.sleep(_WATCH_SECONDS)
 
     async def _watch_ledger(self, tasks: TaskGroup) -> None:
         await self._recorder.shutdown_wanted.wait()

@@ -55,6 +55,7 @@ class Files:
     lstat = staticmethod(os.lstat)
     mkdir = staticmethod(os.mkdir)
     rename = staticmethod(os.replace)
+    seek = staticmethod(os.lseek)
     unlink = staticmethod(os.unlink)
     write = staticmethod(os.write)
 
@@ -80,13 +81,12 @@ class Files:
 
     def sync_directory(self, path: str) -> None:
         """Make the names in a directory durable; Windows does so by itself."""
-        if sys.platform == "win32":
-            return
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _ALWAYS)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        if sys.platform != "win32":
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _ALWAYS)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
 
     def connect(self, path: str) -> sqlite3.Connection:
         """Open a database without implicit transactions; the caller lets one thread in at a time."""
@@ -96,7 +96,7 @@ class Files:
         """Return the type of the filesystem that holds `path`, or "" where nobody says."""
         try:
             device = os.stat(path).st_dev
-            wanted = f"{os.major(device)}:{os.minor(device)}"
+            wanted = f"{getattr(os, 'major')(device)}:{getattr(os, 'minor')(device)}"  # noqa: B009 (not on Windows)
             with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
                 for mount in mounts:
                     fields = mount.split()

@@ -7,6 +7,7 @@ left behind is read back before anything is said about it. Several processes may
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
@@ -26,7 +27,8 @@ from mcp_audit.sinks.writer import LedgerWriter
 __all__ = ["JsonlSink"]
 
 _CHUNK = 4 << 20
-_LOOK = -1  # no file has this size: the next append looks at the file first
+_UNKNOWN = -1  # no file has this size: the next append reads first
+_LOOK_S = 0.001  # how long the file counts as still being at its path
 
 
 class JsonlSink(LedgerWriter):
@@ -37,9 +39,11 @@ class JsonlSink(LedgerWriter):
     ) -> None:
         super().__init__(path, identity, scanner, locks, stamp, files)
         self._fd = -1
-        self._end = _LOOK  # the size the file has if nobody else wrote
+        self._end = _UNKNOWN  # the size the file has if nobody else wrote
+        self._look_at = 0.0
         # Bound once: these run for every message.
-        self._lstat = files.lstat
+        self._clock = time.monotonic
+        self._seek = files.seek
         self._write = files.write
 
     # -- the start -----------------------------------------------------------------------------------------------------
@@ -93,11 +97,12 @@ class JsonlSink(LedgerWriter):
         chain = self._chain
         recovery: dict[str, Any] | None = None
         data = b""
+        now = self._clock()
         try:
-            found = self._lstat(self.path)
-            if found.st_size != self._end or (found.st_ino, found.st_dev) != self._place:
-                self._look(found)
-                data, recovery = self._mend()
+            # Not fstat before every write: since Linux 6.13 a stat makes the next write pay for a fresh timestamp.
+            if now >= self._look_at or self._seek(self._fd, 0, os.SEEK_END) != self._end:
+                self._look_at = now + _LOOK_S
+                data, recovery = self._look()
         except OSError as error:
             self._block_for(error)
         except LedgerRefused as error:  # of the lock files, which had to be opened again
@@ -138,10 +143,13 @@ class JsonlSink(LedgerWriter):
 
     # -- trouble -------------------------------------------------------------------------------------------------------
 
-    def _look(self, found: os.stat_result) -> None:
-        """Fold in what peers wrote, and whatever else happened to the file."""
+    def _look(self) -> tuple[bytes, dict[str, Any] | None]:
+        """See whether the file is still ours, fold in what peers wrote, and return how the next write begins."""
+        found = self._files.lstat(self.path)
         if (found.st_ino, found.st_dev) != self._place:
             self._block("another file stands at its path; put the ledger back and restart")
+        if found.st_size == self._end:
+            return b"", None
         if found.st_size < self._scanner.position:
             self._block(
                 f"it was cut to {found.st_size} bytes, {self._scanner.position} were written; restart tells more"
@@ -150,13 +158,14 @@ class JsonlSink(LedgerWriter):
         self.read()
         self._scanner.finish()
         self._check_chain()
+        return self._mend()
 
     def _failed(self, mark: Mark, first: int, written: bytes, error: BaseException) -> NoReturn:
         """A write did not succeed as a whole: believe the file, not the error, and block.
 
         An error may come after all bytes arrived, and a cut exactly before an LF leaves a whole line.
         """
-        self._end = _LOOK
+        self._end = _UNKNOWN
         self._chain.rewind(mark)
         try:
             self.read()

@@ -173,7 +173,7 @@ class SqliteSink(LedgerWriter):
                 self._timeout = timeout
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
-            if not wait and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+            if not wait and getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
                 return False
             self._block(f"{error}")
         return True

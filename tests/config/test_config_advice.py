@@ -1,5 +1,7 @@
 """Advice for what is allowed and probably not meant."""
 
+# ruff: noqa: E501 - a sentence of the tables is kept on one line, so that it can be searched for.
+
 from __future__ import annotations
 
 import os
@@ -13,9 +15,7 @@ from mcp_audit.config.advice import advise
 
 Load = Callable[..., Loaded]
 SECRET = {"AUDIT_SECRET": "0123456789abcdef0123456789abcdef"}
-NO_SECRET = (
-    "there is no audit secret: without AUDIT_SECRET or AUDIT_SECRET_FILE lines get neither mac nor signature"
-)
+NO_SECRET = "there is no audit secret: without AUDIT_SECRET or AUDIT_SECRET_FILE lines get neither mac nor signature"
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_without_a_secret(loaded: Load) -> None:
     assert list(advise(loaded("audit: {secret: '${LATER}'}"))) == []
 
 
-@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
+@pytest.mark.skipif(os.name != "posix", reason="platform: modes are POSIX")
 def test_secrets_in_a_file_that_others_can_read(loaded: Load, tmp_path: Path) -> None:
     """Only those written out: a reference gives nothing away."""
     one = loaded("otel: {headers: {A: x}}\ndashboard: {auth: {token: '${T}'}}", SECRET | {"T": "t"})

@@ -1,5 +1,7 @@
 """What two settings must not say together."""
 
+# ruff: noqa: E501 - a sentence of the tables is kept on one line, so that it can be searched for.
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """Which file is read: a named one, or one here that is plainly ours."""
 
+# ruff: noqa: E501 - a sentence of the tables is kept on one line, so that it can be searched for.
+
 from __future__ import annotations
 
 import hashlib
@@ -107,7 +109,7 @@ def test_a_broken_file_in_another_encoding_is_looked_at_too(tmp_path: Path) -> N
     assert refusal(tmp_path).startswith("config.yaml: the file is UTF-16; save it as UTF-8")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
+@pytest.mark.skipif(os.name != "posix", reason="platform: modes are POSIX")
 def test_a_file_that_everybody_can_write(tmp_path: Path) -> None:
     """Found here it is refused; named it is read, with a notice."""
     write(tmp_path / "config.yaml", "proxy: {port: 1}", 0o666)

@@ -1,5 +1,7 @@
 """Flags and environment variables over the file over the defaults."""
 
+# ruff: noqa: E501 - a sentence of the tables is kept on one line, so that it can be searched for.
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -77,7 +79,9 @@ def test_a_variable_that_is_refused(problems: Problems, name: str, value: str, s
 
 def test_single_underscores_are_noticed(loaded: Load) -> None:
     """They look right and do nothing."""
-    one = loaded(environ={"MCP_AUDIT_POLICY_ENABLED": "true", "MCP_AUDIT_CONFIG_X": "1", "MCP_AUDIT_BROKER_CONFIG": "b"})
+    one = loaded(
+        environ={"MCP_AUDIT_POLICY_ENABLED": "true", "MCP_AUDIT_CONFIG_X": "1", "MCP_AUDIT_BROKER_CONFIG": "b"}
+    )
 
     assert one.notices == (
         "the environment variable MCP_AUDIT_POLICY_ENABLED is not read; the setting is MCP_AUDIT__POLICY__ENABLED",

@@ -1,5 +1,7 @@
 """Nodes and types become values with their place; whatever is not in the types is a problem with its line."""
 
+# ruff: noqa: E501 - a sentence of the tables is kept on one line, so that it can be searched for.
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -143,7 +145,7 @@ policy:
 
 
 def test_two_spellings_of_one_key(loaded: Load) -> None:
-    """The runtime is Python's here, the key is the seed's."""
+    """The runtime is Python's here, the key is Go's."""
     one = loaded("metrics: {include_python_metrics: false}")
 
     assert one.config.metrics.include_go_metrics is False
@@ -152,9 +154,11 @@ def test_two_spellings_of_one_key(loaded: Load) -> None:
 
 _ANY = st.recursive(
     st.sampled_from(["x", "1", "true", "null", "on", "''", "deny", "010"]),
-    lambda inner: st.lists(inner, max_size=2).map(lambda items: f"[{', '.join(items)}]")
-    | st.dictionaries(st.sampled_from(["action", "a", "/x", "equals"]), inner, max_size=2).map(
-        lambda items: "{" + ", ".join(f"{key}: {value}" for key, value in items.items()) + "}"
+    lambda inner: (
+        st.lists(inner, max_size=2).map(lambda items: f"[{', '.join(items)}]")
+        | st.dictionaries(st.sampled_from(["action", "a", "/x", "equals"]), inner, max_size=2).map(
+            lambda items: "{" + ", ".join(f"{key}: {value}" for key, value in items.items()) + "}"
+        )
     ),
     max_leaves=5,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -154,10 +155,8 @@ def test_every_finite_number_survives(value: float) -> None:
 def test_letters_give_a_value_or_a_sentence(letters: str, quoted: bool) -> None:
     """Nothing else is ever raised."""
     for read in (boolean, integer, number, any_value):
-        try:
-            read(letters, quoted)
-        except Unfit as unfit:
-            assert str(unfit)
+        with contextlib.suppress(Unfit):
+            assert isinstance(read(letters, quoted), (bool, int, float, str, type(None)))
 
 
 def test_nothing_written() -> None:

@@ -45,7 +45,7 @@ def test_every_setting_is_described(validator: Any) -> None:
         return count
 
     aliases = 1
-    assert described("Config") == len(list(leaves_of(Config))) + aliases
+    assert described("Config") == len(leaves_of(Config)) + aliases
 
 
 @pytest.mark.parametrize(

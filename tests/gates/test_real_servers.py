@@ -72,9 +72,8 @@ def sent_calls(text: bytes) -> Counter[str]:
 
 def recorded_calls(ledger: Path) -> Counter[str]:
     """Return how often each tool is in the ledger as a finished exchange."""
-    entries = map(json.loads, ledger.read_text().splitlines())
-    finished = (e for e in entries if e.get("method") == "tools/call" and e.get("kind", "exchange") != "request")
-    return Counter(entry["tool_name"] for entry in finished)
+    entries = [json.loads(line) for line in ledger.read_bytes().split(b"\n") if line]
+    return Counter(e["tool_name"] for e in entries if e.get("method") == "tools/call" and "type" not in e)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -96,7 +96,7 @@ def as_yaml(values: dict[str, Any]) -> str:
 def plain(value: Any) -> Any:
     import msgspec
 
-    return msgspec.to_builtins(value)
+    return msgspec.json.decode(msgspec.json.encode(value))
 
 
 @pytest.mark.parametrize(("key", "default"), [(key, default) for key, default, _ in TABLE if default is not None])
