@@ -1,8 +1,8 @@
 """Settings that are read and checked but do nothing yet. One table: a feature that arrives deletes its rows.
 
 A setting is never ignored in silence. Where ignoring it would leave something open that its owner believes shut, the
-proxy refuses to start (`REFUSED`); where less is served than asked for, it says so (`NOTICED`); where it is without
-meaning for the present transport, only `config show` tells (`LISTED`).
+proxy refuses to start (`REFUSED`); where less is served than asked for, it says so (`NOTICED`); where it would only
+tune a feature that is not in use, `config show` tells (`LISTED`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from mcp_audit.config.model import Config
+from mcp_audit.config.model import Config, Rule
 from mcp_audit.config.shapes import leaves_of
 
 __all__ = ["INACTIVE", "LISTED", "NOTICED", "REFUSED", "UNUSED", "Found", "Inactive", "get", "inactive_in", "is_url"]
@@ -21,6 +21,10 @@ REFUSED, NOTICED, LISTED = "refused", "noticed", "listed"
 def is_url(upstream: Any) -> bool:
     """Tell a URL from a command."""
     return str(upstream).lower().startswith(("http://", "https://"))
+
+
+def _is_more_than_names(rule: Rule) -> bool:
+    return bool(rule.method or rule.prompt or rule.resource or rule.args or rule.when or rule.mode != "enforce")
 
 
 class Inactive(NamedTuple):
@@ -49,12 +53,21 @@ INACTIVE: tuple[Inactive, ...] = (
         lambda value, all_: is_url(value) and all_.proxy.transport == "stdio",
     ),
     Inactive("proxy.bridge", "the bridge", LISTED),
+    Inactive("audit.async.queue_size", "a writer of its own for durability `fsync`", LISTED),
+    Inactive("audit.async.batch_size", "a writer of its own for durability `fsync`", LISTED),
     Inactive("audit.rotation", "rotation and retention", NOTICED),
     Inactive("audit.durability", "durability `fsync`", REFUSED, lambda value, _: value == "fsync"),
     Inactive("middleware.gates", "plugins", REFUSED),
     Inactive("middleware.processors", "plugins", REFUSED),
     Inactive("policy.file", "a policy file of its own", REFUSED),
-    Inactive("policy.rules", "conditions in CEL (`when`)", REFUSED, lambda rules, _: any(rule.when for rule in rules)),
+    Inactive(
+        "policy.rules",
+        "rules with method, prompt, resource, args, when or mode: shadow",
+        REFUSED,
+        # To judge by half a rule would allow what it forbids, or enforce what it was only to watch.
+        lambda rules, _: any(_is_more_than_names(rule) for rule in rules),
+        switch="policy.enabled",
+    ),
     Inactive("policy.deny_as", "denials as tool results", NOTICED, lambda value, _: value == "tool_error"),
     Inactive("policy.filter_lists", "filtered lists", NOTICED),
     Inactive("policy.on_tool_change", "acting on changed tools", REFUSED, lambda value, _: value == "deny"),

@@ -310,8 +310,7 @@ class Scanner:
                 stop = min(len(lines), index + self._watch[-1] - chain.size) if self._watch else len(lines)
                 followed, requests = chain.follow_many(lines, index, stop)
                 self.end += sum(map(len, lines[index : index + followed])) + followed
-                self.kinds["exchange"] += followed - requests
-                self.kinds["request"] += requests
+                self.kinds.update(exchange=followed - requests, request=requests)
                 if self._inspect is not None:
                     for place in range(followed):
                         self._inspect(chain.size - followed + place, lines[index + place])

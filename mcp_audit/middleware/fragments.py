@@ -13,11 +13,10 @@ from mcp_audit.middleware.splice import HIDDEN, Edit
 
 __all__ = ["hidden_fragments"]
 
-# A name in quotes before a colon. The backslashes before its closing quote tell how often the JSON is escaped.
-_NAME = re.compile(
-    rb'"((?:[^"\\\n]|\\u[0-9a-fA-F]{4}){1,128}+)(\\{0,15}+)"[ \t\r\n]{0,64}+:(?:[ \t\r\n]|\\+[nrt]){0,64}+'
-)
-_ESCAPE = re.compile(rb"\\u([0-9a-fA-F]{4})")
+# The end of a name. Names are read backwards from here, because far more quotes open and close other things.
+_COLON = re.compile(rb'"[ \t\r\n]{0,64}+:(?:[ \t\r\n]|\\{1,15}+[nrt]){0,64}+')
+_LONGEST_NAME = 160  # bytes
+_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 _PLAIN = re.compile(rb"[^\s,;}\]\"'\\]++")
 # A string that never ends takes the rest; were it no match, each of its quotes would start a search to the end.
 _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
@@ -27,23 +26,25 @@ def hidden_fragments(text: bytes, keys: Mapping[str, bool]) -> list[Edit]:
     """Return the edits that hide each value under a sensitive name, in order."""
     edits: list[Edit] = []
     position = 0
-    while found := _NAME.search(text, position):
+    while found := _COLON.search(text, position):
+        closing = found.start()
+        name = text[max(position, closing - _LONGEST_NAME) : closing]
+        name = name[name.rfind(b'"') + 1 :]
         position = found.end()
-        if keys[_decoded(found[1])]:
-            quote = found[2] + b'"'
+        bare = name.rstrip(b"\\")
+        if bare and keys[_decoded(bare)]:
+            # The backslashes before the closing quote tell how often this JSON is escaped.
+            quote = name[len(bare) :] + b'"'
             end = _end_of_value(text, position, quote)
-            value = text[position:end]
-            if value not in (b"", b"null", quote + HIDDEN + quote):
+            if text[position:end] not in (b"", b"null", quote + HIDDEN + quote):
                 edits.append((position, end, quote + HIDDEN + quote))
             position = end
     return edits
 
 
 def _decoded(name: bytes) -> str:
-    text = name.decode("utf-8", "surrogatepass")
-    if "\\" not in text:
-        return text
-    return re.sub(r"\\u([0-9a-fA-F]{4})", lambda escape: chr(int(escape[1], 16)), text)
+    text = name.decode("utf-8", "replace")  # a name that is too long may begin in the middle of a character
+    return _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)), text) if "\\" in text else text
 
 
 def _end_of_value(text: bytes, start: int, quote: bytes) -> int:

@@ -57,6 +57,20 @@ def test_what_would_leave_something_open_is_refused(problems: Problems, loaded: 
     assert any("not available in this version yet" in notice for notice in loaded(text).notices)
 
 
+@pytest.mark.parametrize(
+    "more",
+    ["method: x", "prompt: x", "resource: x", "args: {/a: {exists: true}}", "when: 'true'", "mode: shadow"],
+)
+def test_half_a_rule_is_not_enforced(problems: Problems, loaded: Load, more: str) -> None:
+    """While the gate knows only names, a rule that says more is refused; with the policy off it may stand."""
+    rule = f"rules: [{{action: allow, {more}}}]"
+
+    (only,) = problems(f"policy: {{enabled: true, {rule}}}", argv=["server"], to_run=True)
+
+    assert only.startswith("c.yaml:1: policy.rules: is not available in this version yet (rules with method,")
+    assert loaded(f"policy: {{{rule}}}", argv=["server"], to_run=True).config.policy.rules
+
+
 _NOTICEABLE = {
     "audit.rotation": "audit: {rotation: {interval: daily}}",
     "policy.deny_as": "policy: {deny_as: tool_error}",
