@@ -16,6 +16,7 @@ ARGS ?=
 
 RUN := $(VENV)/.run-$(notdir $(PYTHON))
 TEST := $(VENV)/.test-$(notdir $(PYTHON))
+NODE := tests/gates/node_modules/.package-lock.json
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 
@@ -24,12 +25,12 @@ PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 demo: $(RUN)
 	$(BIN)/mcp-audit demo
 
-setup: $(TEST)
+setup: $(TEST) $(NODE)
 
-test: $(TEST)
+test: $(TEST) $(NODE)
 	$(PYTEST) -m "not long" $(ARGS)
 
-test-all: $(TEST)
+test-all: $(TEST) $(NODE)
 	$(PYTEST) $(ARGS)
 
 test-unit: $(TEST)
@@ -61,6 +62,10 @@ $(RUN): pyproject.toml tests/setup.sh
 	VENV="$(VENV)" PYTHON="$(PYTHON)" sh tests/setup.sh run
 	@touch $@
 
-$(TEST): pyproject.toml requirements.lock tests/setup.sh tests/gates/package-lock.json
+$(TEST): pyproject.toml requirements.lock tests/setup.sh
 	VENV="$(VENV)" PYTHON="$(PYTHON)" sh tests/setup.sh test
 	@touch $(RUN) $@
+
+# Without npm there is no such file, and every run tries again.
+$(NODE): tests/gates/package-lock.json
+	@sh tests/setup.sh node

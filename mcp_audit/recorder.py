@@ -277,7 +277,7 @@ class Recorder:
         try:
             for process in self._processors:
                 entry = process(entry)
-        except Exception as error:  # noqa: BLE001 - whatever a processor does, the event is recorded
+        except Exception as error:
             self._report(f"a processor failed ({type(error).__name__}), the payload of entry {entry.id} is not stored")
             for name in _PAYLOADS:
                 if size := len(getattr(entry, name)):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-
 from mcp_audit import __version__
 
 __all__ = ["software", "version_line"]
@@ -16,6 +14,8 @@ def software() -> str:
 
 def version_line() -> str:
     """Return `mcp-audit <version> (commit <sha>, built <iso8601>)`; `unknown` where the build did not say."""
+    from importlib.resources import files
+
     try:
         lines = files("mcp_audit").joinpath("_build.txt").read_text().split()
         commit, built = lines

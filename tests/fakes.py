@@ -96,6 +96,16 @@ class FlakyFiles(Files):
         raise OSError(self.code, os.strerror(self.code))
 
 
+class QuickFiles(Files):
+    """The real files without syncs, for tests that start hundreds of ledgers."""
+
+    def sync(self, fd: int) -> None:
+        pass
+
+    def sync_directory(self, path: str) -> None:
+        pass
+
+
 class SlowSync(Files):
     """Lets a test act while a sync is under way."""
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Prepares an environment in this checkout: `setup.sh run` to use the program, `setup.sh test` to test it.
+# Prepares this checkout: `setup.sh run` to use the program, `setup.sh test` to test it, `setup.sh node` for real peers.
 #
 # Promise: running it again is harmless; nothing outside the checkout is changed but the caches of pip and npm and, for
 # root on Debian, system packages that are missing. What is optional and cannot be had is named and left out: the tests
@@ -56,10 +56,8 @@ make_venv() {
 
 pip() { "$venv/bin/python" -m pip --quiet --disable-pip-version-check "$@"; }
 
-# The newest file of the two tells whether npm has to run again; npm itself takes seconds to find out.
 node_packages() {
     gates=tests/gates
-    if [ "$gates/node_modules/.package-lock.json" -nt "$gates/package-lock.json" ]; then return; fi
     if ! command -v npm >/dev/null && ! system_packages npm; then
         say "left out: the gates against real MCP servers and clients (npm is missing; install Node.js and run this again)"
         return
@@ -72,6 +70,10 @@ node_packages() {
     fi
 }
 
+if [ "$what" = node ]; then
+    node_packages
+    exit
+fi
 find_python
 make_venv
 if [ "$what" = test ]; then
@@ -79,7 +81,6 @@ if [ "$what" = test ]; then
     pip install --require-hashes -r requirements.lock
     pip install --no-deps --no-build-isolation --editable .
     pip check >/dev/null || say "requirements.lock does not fit pyproject.toml; run \`make lock\`: $(pip check || true)"
-    node_packages
 else
     say "installing mcp-audit and what it needs"
     pip install --editable .

@@ -25,7 +25,7 @@ from mcp_audit.errors import ConfigError
 from mcp_audit.ledger.evidence import CannotLook
 from mcp_audit.ledger.keys import BadKey, check_secret, read_secret
 from mcp_audit.ledger.report import Report, Verdict
-from mcp_audit.ledger.verify import verify
+from mcp_audit.ledger.verifier import verify
 
 __all__ = ["add_arguments", "run"]
 

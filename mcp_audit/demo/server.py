@@ -95,7 +95,7 @@ class _Server:
             return
         try:
             text, failed = tool(**params.get("arguments", {})), False
-        except Exception as error:  # noqa: BLE001 - a tool's failure is its answer
+        except Exception as error:
             text, failed = str(error), True
         if message["id"] not in self._cancelled:
             content = [{"type": "text", "text": text}]

@@ -75,7 +75,7 @@ def read_unverified(text: str) -> Checkpoint:
 
 
 def _checkpoint(text: str) -> Checkpoint:
-    origin, *rest = text.split("\n")[:-1]
+    origin, *rest = text.removesuffix("\n").split("\n")
     if len(rest) < 2 or not _SIZE.fullmatch(rest[0]) or not all(rest[2:]):
         raise BadNote("it is not a checkpoint (origin, size, root)")
     try:

@@ -27,16 +27,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from mcp_audit.ledger.chain import BrokenLine, Chain
 from mcp_audit.ledger.checkpoint import Checkpoint
+from mcp_audit.ledger.damage import BadBytes, Fault, Torn, is_salvageable, why_broken
+from mcp_audit.ledger.notices import NOTED, Notice, notice_of
 
-__all__ = ["FORMAT_VERSION", "MAX_LINE_BYTES", "Fault", "Notice", "Scanner", "Torn"]
+__all__ = ["FORMAT_VERSION", "MAX_LINE_BYTES", "Scanner"]
 
 FORMAT_VERSION = 1
 MAX_LINE_BYTES = 1 << 30
@@ -44,64 +44,7 @@ _LONG = 1 << 20
 _MAX_NOTICES = 1000
 _TYPED = b'{"type":"'
 _KINDS = (b"open", b"close", b"request", b"orphan", b"config", b"blocked", b"gap", b"recovery", b"tools", b"exchange")
-_TOLD = (b"open", b"recovery", b"gap", b"blocked")
-_TAIL = re.compile(
-    rb',"log":"([A-Za-z0-9._/-]{1,200})","seq":([0-9]{1,19}),"prev":"([0-9a-f]{64})"(,"mac":"[0-9a-f]{64}")?\}\Z'
-)
 _NO_BYTES = hashlib.sha256(b"").hexdigest()
-
-
-class Fault(NamedTuple):
-    """The first place where a log does not hold: `line` counts from 1, `seq` is the entry that should stand there."""
-
-    line: int
-    seq: int
-    reason: str
-
-    def __str__(self) -> str:
-        return f"line {self.line}: {self.reason}"
-
-
-class Notice(NamedTuple):
-    """Something a reader of the verdict should know; `seq` is the line that says so."""
-
-    seq: int
-    kind: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Torn:
-    """Bytes at the end of a log that are no line of it.
-
-    Attributes:
-        count: how many.
-        sha256: their hash, hex.
-        salvageable: how many whole lines among them carry a valid MAC (without the key: a whole tail of this log). A
-            torn write leaves none or few, an edit many.
-        fault: where they begin and what is wrong there.
-    """
-
-    count: int
-    sha256: str
-    salvageable: int
-    fault: Fault
-
-
-class _Region:
-    """Bad bytes while they are being collected."""
-
-    __slots__ = ("count", "fault", "hash", "salvageable")
-
-    def __init__(self, fault: Fault) -> None:
-        self.fault = fault
-        self.hash = hashlib.sha256()
-        self.count = 0
-        self.salvageable = 0
-
-    def add(self, data: bytes) -> None:
-        self.hash.update(data)
-        self.count += len(data)
 
 
 class Scanner:
@@ -141,7 +84,7 @@ class Scanner:
         self._parts: list[bytes] = []  # of the line whose LF has not come yet
         self._held = 0  # bytes in them
         self._lf_due = False  # the last line was taken at the end of the file
-        self._region: _Region | None = None
+        self._region: BadBytes | None = None
         self._swallowing = False  # inside a line too long to be one
         self._bad_lines = 0
         self._since = chain.size  # where the present MAC key came into force
@@ -238,10 +181,10 @@ class Scanner:
         if region is None and not self._parts:
             return None
         tail = b"".join(self._parts)
-        region = region or _Region(self._diagnose(tail))
+        region = region or BadBytes(self._diagnose(tail))
         digest = region.hash.copy()
         digest.update(tail)
-        salvageable = region.salvageable + (1 if tail and self._salvageable(tail) else 0)
+        salvageable = region.salvageable + (1 if tail and is_salvageable(self.chain, tail) else 0)
         return Torn(region.count + len(tail), digest.hexdigest(), salvageable, region.fault)
 
     def mend(self, checkpoint: int) -> tuple[bytes, dict[str, Any] | None]:
@@ -285,7 +228,7 @@ class Scanner:
             return str(self.fault)
         torn = self.torn()
         if self.chain.size == 0 and torn is not None:
-            return f"line 1: the first line is not the whole opening line of a log ({torn.fault.reason})"
+            return f"line 1: no whole opening line of a log stands there ({torn.fault.reason})"
         if checkpoint is None or checkpoint.size in self.roots:
             return self._root_contradiction(checkpoint)
         missing = f"seq {self.chain.size} to {checkpoint.size - 1}, which the checkpoint covers, "
@@ -332,26 +275,27 @@ class Scanner:
         typed = line.startswith(_TYPED)
         kind = line[len(_TYPED) : line.find(b'"', len(_TYPED))] if typed else b"exchange"
         members: dict[str, Any] = {}
-        if kind in _TOLD:
+        if kind in NOTED:
             try:
                 members = json.loads(line)
             except (ValueError, RecursionError):
                 raise BrokenLine("it is not JSON") from None
         chain = self.chain
         seq = chain.size
-        place = seq - self._first + self._bad_lines + 1
+        place = self._place()
         before = (chain.key_id, chain.mac)
         chain.follow(line)
         if kind == b"open":
             self._key_changed(seq, *before)
         if seq == 0 and kind != b"open":
-            self.fault = Fault(place, seq, "the first line is not the opening line of a log")
+            self.fault = Fault(place, seq, "seq 0 is not the opening line of a log")
         elif kind == b"recovery" or self._region is not None:
             self._vouch(kind, members, place, seq)
         if self.fault is None:
             self.end += len(line) + 1
             self.kinds[kind.decode() if kind in _KINDS else "other"] += 1
-            self._tell(kind, members, seq)
+            if members:
+                self._note(kind, members, seq)
             if self._inspect is not None:
                 self._inspect(seq, line)
             self._reach()
@@ -368,44 +312,25 @@ class Scanner:
         checkpoint = members.get("checkpoint")
         if members.get("torn_bytes") != count or members.get("torn_sha256") != digest:
             reason = f"the recovery at seq {seq} describes other bytes than the {count} before it"
-            self.fault = (
-                region.fault._replace(reason=f"{region.fault.reason}; {reason}")
-                if region
-                else Fault(place, seq, reason)
-            )
+            if region is not None:
+                place, reason = region.fault.line, f"{region.fault.reason}; {reason}"
+            self.fault = Fault(place, seq, reason)
         elif not isinstance(checkpoint, int) or checkpoint > seq:
             self.fault = Fault(place, seq, f"the recovery at seq {seq} covers lines that a checkpoint had signed")
         else:
             self.torn_bytes += count
             self.end += count
 
-    def _tell(self, kind: bytes, members: dict[str, Any], seq: int) -> None:
-        if kind == b"open":
+    def _note(self, kind: bytes, members: dict[str, Any], seq: int) -> None:
+        if kind == b"open" and members.get("v") != FORMAT_VERSION:
             version = members.get("v")
-            if version != FORMAT_VERSION:
-                self.future = version if isinstance(version, int) else -1
-            if members.get("after") in ("crash", "replaced", "loss"):
-                self._notice(seq, "open", f"a run begins after {members['after']}")
-        elif kind == b"recovery":
-            salvageable = members.get("salvageable")
-            loud = (
-                f"; {salvageable} whole lines were among them, which a torn write does not leave" if salvageable else ""
-            )
-            self._notice(seq, "recovery", f"{members.get('torn_bytes')} torn bytes{loud}")
+            self.future = version if isinstance(version, int) else -1
         elif kind == b"gap":
             lost = members.get("lost")
             self.lost += lost if isinstance(lost, int) else 0
-            count = "an unknown number of" if lost is None else str(lost)
-            self._notice(seq, "gap", f"{count} entries are missing ({members.get('cause')})")
-        elif kind == b"blocked":
-            counts = ", ".join(f"{name} {members.get(name)}" for name in ("refused", "withheld", "dropped"))
-            self._notice(
-                seq, "blocked", f"no entry could be written from {members.get('from')} to {members.get('to')}: {counts}"
-            )
-
-    def _notice(self, seq: int, kind: str, text: str) -> None:
-        if len(self.notices) < _MAX_NOTICES:
-            self.notices.append(Notice(seq, kind, text))
+        notice = notice_of(kind, members, seq)
+        if notice is not None and len(self.notices) < _MAX_NOTICES:
+            self.notices.append(notice)
 
     def _key_changed(self, seq: int, key_id: str, mac: object) -> None:
         if not key_id:
@@ -422,8 +347,8 @@ class Scanner:
 
     def _bad(self, line: bytes, error: BrokenLine) -> None:
         if self._region is None:
-            self._region = _Region(self._diagnose(line, str(error)))
-        if self._salvageable(line):
+            self._region = BadBytes(self._diagnose(line, str(error)))
+        if is_salvageable(self.chain, line):
             self._region.salvageable += 1
         self._region.add(line + b"\n")
         self._bad_lines += 1
@@ -436,7 +361,7 @@ class Scanner:
         self._held += len(part)
         if self._held > MAX_LINE_BYTES or (self._held > _LONG and not self._parts[0].startswith(b'{"')):
             if self._region is None:
-                self._region = _Region(self._diagnose(b""))
+                self._region = BadBytes(self._diagnose(b""))
             self._region.add(b"".join(self._parts))
             self._parts.clear()
             self._held = 0
@@ -449,29 +374,9 @@ class Scanner:
             self._swallowing = False
             self._bad_lines += 1
 
-    def _salvageable(self, line: bytes) -> bool:
-        if self.chain.mac is not None:
-            return self.chain.mac.fits(line)
-        tail = _TAIL.search(line, max(0, len(line) - 400))
-        return tail is not None and tail[1].decode() == self.chain.origin
-
     def _diagnose(self, line: bytes, why: str = "its line feed is missing") -> Fault:
-        """Say what is wrong with the line that should have been the next one; `why` if nothing here explains it."""
-        chain = self.chain
-        seq = chain.size
-        tail = _TAIL.search(line, max(0, len(line) - 400))
-        if tail is None:
-            reason = f"seq {seq} is damaged: these bytes are no whole line of a ledger"
-        elif tail[1].decode() != chain.origin:
-            reason = f"seq {seq} is missing: a line of another log stands here ({tail[1].decode()})"
-        elif int(tail[2]) != seq:
-            reason = f"seq {seq} is missing: seq {int(tail[2])} stands here"
-        elif chain.mac is not None and chain.key_id and tail[4] and not chain.mac.fits(line):
-            reason = f"seq {seq} was changed (mac does not match)"
-        elif tail[3] == chain.prev:
-            reason = f"seq {seq} was changed ({why})"
-        elif seq:
-            reason = f"seq {seq - 1} or {seq} was changed (prev does not match)"
-        else:
-            reason = "seq 0 was changed (its prev is not zero)"
-        return Fault(seq - self._first + self._bad_lines + 1, seq, reason)
+        return Fault(self._place(), self.chain.size, why_broken(self.chain, line, why))
+
+    def _place(self) -> int:
+        """Return the number of the line that is looked at, from 1."""
+        return self.chain.size - self._first + self._bad_lines + 1

@@ -11,24 +11,18 @@ import hashlib
 import hmac
 import re
 from base64 import b64encode, urlsafe_b64encode
-from typing import TYPE_CHECKING, Any, Literal
-
-import msgspec
+from typing import Any, Literal
 
 from mcp_audit.errors import NotStrictJson
 from mcp_audit.ledger.entry import Entry
+from mcp_audit.middleware.search import require_strict
 from mcp_audit.wire.framing import Hasher
-from mcp_audit.wire.strict_json import MAX_DEPTH, events
-
-if TYPE_CHECKING:
-    from hashlib import _Hash
 
 __all__ = ["Capture", "begin_commitment", "commitment", "elide", "end_commitment", "without_control_bytes"]
 
 _PAYLOADS = ("params", "result", "error", "raw")
 # Strings whole, and what stands between white space.
 _PIECES = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[^ \t\n\r"]++')
-_decode = msgspec.json.Decoder().decode
 
 
 class Capture:
@@ -95,7 +89,7 @@ def elide(entry: Entry, name: str, why: str, redact_key: bytes | None) -> None:
     setattr(entry, name, b"")
 
 
-def begin_commitment(redact_key: bytes, id_: str, pointer: str) -> _Hash:
+def begin_commitment(redact_key: bytes, id_: str, pointer: str) -> Hasher:
     """Start a commitment to a value that is hashed while it streams: update it with the value, then end it.
 
     The salt can be derived again by whoever has the secret, and no other, so that a short value cannot be guessed.
@@ -124,29 +118,10 @@ def without_control_bytes(text: bytes) -> bytes:
 
 
 def _is_strict(text: bytes) -> bool:
-    """Say whether a payload may be spliced into a line: RFC 8259 in UTF-8, at most `MAX_DEPTH` levels deep."""
-    try:
-        level: list[Any] = [_decode(text)]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _is_strict_to_the_letter(text)
-    for _ in range(MAX_DEPTH + 1):
-        if not level:
-            return True
-        level = [
-            child
-            for node in level
-            for child in (node.values() if type(node) is dict else node if type(node) is list else ())
-            if type(child) is dict or type(child) is list
-        ]
-    return False
-
-
-def _is_strict_to_the_letter(text: bytes) -> bool:
-    """Judge what the decoder refuses although the standard allows it: lone surrogates, numbers beyond any type."""
+    """Say whether a payload may be spliced into a line: strict JSON in UTF-8, not too deep."""
     try:
         text.decode()
-        for _ in events(text):
-            pass
+        require_strict(text)
     except (NotStrictJson, UnicodeDecodeError):
         return False
     return True

@@ -16,7 +16,7 @@ __all__ = ["hidden_fragments"]
 # The end of a name. Names are read backwards from here, because far more quotes open and close other things.
 _COLON = re.compile(rb'"[ \t\r\n]{0,64}+:(?:[ \t\r\n]|\\{1,15}+[nrt]){0,64}+')
 _LONGEST_NAME = 160  # bytes
-_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
+_ESCAPE = re.compile(r"\\+u([0-9a-fA-F]{4})")
 _PLAIN = re.compile(rb"[^\s,;}\]\"'\\]++")
 # A string that never ends takes the rest; were it no match, each of its quotes would start a search to the end.
 _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)

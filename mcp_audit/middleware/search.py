@@ -7,6 +7,7 @@ Decoders keep the last of repeated names and lose the others, so the fast pass a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,14 +18,19 @@ from mcp_audit.middleware.fragments import hidden_fragments
 from mcp_audit.middleware.sensitive import SensitiveKeys
 from mcp_audit.middleware.shapes import Family, find, suspects
 from mcp_audit.middleware.splice import HIDDEN, Edit, content_of, escaped, merged, spliced
-from mcp_audit.wire.strict_json import MAX_DEPTH, Event, Token, events
+from mcp_audit.wire.strict_json import MAX_DEPTH, events
 
-__all__ = ["Search"]
+__all__ = ["Search", "require_strict"]
 
 _NESTED_LEVELS = 4  # of JSON inside strings inside JSON; what is nested deeper is hidden whole
 _SPACE = b" \t\n\r"
 _HIDDEN_TEXT = HIDDEN.decode()
 _HIDDEN_TOKEN = b'"%s"' % HIDDEN
+# The tokens of a text known to be strict JSON; commas count as white space.
+_TOKENS = re.compile(
+    rb'[ \t\n\r,]*+(?:"((?:[^"\\]++|\\.)*+)"(?:[ \t\n\r]*+(:))?|([\[{])|([\]}])|([^ \t\n\r,:"\[\]{}]++))'
+)
+_STRING, _COLON, _OPENS, _CLOSES = 1, 2, 3, 4
 _Families = Sequence[Family]
 _decode = msgspec.json.Decoder().decode
 
@@ -35,7 +41,7 @@ class Search:
     def __init__(self, patterns: Iterable[str], allow: Iterable[str], values: bool, nested_json: bool) -> None:
         self._keys = SensitiveKeys(patterns, allow)
         self._values = values
-        self._nested = nested_json
+        self.nested = nested_json
 
     def __call__(self, payload: bytes) -> tuple[list[Edit], list[str] | None] | None:
         """Return the edits that hide what a payload holds and pointers to them, None if it is clean.
@@ -52,6 +58,7 @@ class Search:
             payload.decode()  # the tokenizer leaves UTF-8 to us
         except UnicodeDecodeError as error:
             raise NotStrictJson("invalid_utf8", error.start, "not UTF-8") from None
+        require_strict(payload)
         walk = _Walk(self, 0, families, _Pointers(4 * len(payload) + 65536))
         edits = walk.edits(payload)
         return (edits, walk.pointers.found) if edits else None
@@ -98,7 +105,7 @@ class Search:
         spelled = b"\\" in text and b"\\u0022" in text
         if inner and (spelled or inner != sum([string.count('"') for string in strings])):
             return False  # quotes are missing, so members are: a name was repeated
-        return self._are_surely_clean(strings, names, level, families, self._nested and bool(inner or spelled))
+        return self._are_surely_clean(strings, names, level, families, self.nested and bool(inner or spelled))
 
     def _are_surely_clean(
         self, strings: list[str], names: list[str], level: int, families: _Families, quotes: bool
@@ -123,7 +130,7 @@ class Search:
     def in_string(self, content: bytes, level: int, families: _Families) -> list[Edit]:
         """Return the edits that hide what a string says, given without quotes and escapes."""
         found: list[Edit] = []
-        if self._nested and b'"' in content:
+        if self.nested and b'"' in content:
             if _may_be_json(content):
                 nested = self._in_nested(content, level + 1, families)
                 if nested is not None:
@@ -137,11 +144,11 @@ class Search:
         """Return the edits inside a string's content that is itself JSON, None if it is not."""
         try:
             if level > _NESTED_LEVELS:
-                for _ in events(content):
-                    pass
+                require_strict(content)
                 return [(0, len(content), HIDDEN)]
             if self._is_surely_clean(content, level, families):
                 return []
+            require_strict(content)
             return _Walk(self, level, families, _Pointers(0)).edits(content)
         except NotStrictJson as error:
             # JSON nested too deeply to be searched is still JSON; anything else is text.
@@ -152,6 +159,34 @@ class Search:
         return self._keys[_text(name)]
 
 
+def require_strict(text: bytes) -> None:
+    """Check that a text is RFC 8259 JSON of at most `MAX_DEPTH` levels. Lone surrogates in it may be raw.
+
+    Raises:
+        NotStrictJson: it is not.
+    """
+    try:
+        level: list[Any] = [_decode(text)]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # The decoder refuses some that the standard allows: lone surrogates, numbers beyond any type.
+        for _ in events(text):
+            pass
+        return
+    if text.count(b"{") + text.count(b"[") <= MAX_DEPTH:
+        return
+    depth = -1
+    while level:
+        depth += 1
+        level = [
+            child
+            for node in level
+            for child in (node.values() if type(node) is dict else node if type(node) is list else ())
+            if type(child) is dict or type(child) is list
+        ]
+    if depth >= MAX_DEPTH:
+        raise NotStrictJson("too_deep", 0, f"nested deeper than {MAX_DEPTH} levels")
+
+
 class _Walk:
     """The slow pass over one text."""
 
@@ -159,67 +194,65 @@ class _Walk:
         self._search = search
         self._level = level
         self._families = families
+        self._nested = search.nested
         self.pointers = pointers
         self._path: list[_Step] = []
         self._edits: list[Edit] = []
 
     def edits(self, text: bytes) -> list[Edit]:
-        """Return the edits that hide what a strict JSON text holds.
-
-        Raises:
-            NotStrictJson: it is not strict JSON.
-        """
+        """Return the edits that hide what a text holds that `require_strict` has passed."""
         path = self._path
         hide_next = False
         hidden_from, open_brackets = -1, 0
-        for token in events(text):
-            event, start, end = token
-            opens = event is Event.OBJECT_START or event is Event.ARRAY_START
-            closes = event is Event.OBJECT_END or event is Event.ARRAY_END
+        for token in _TOKENS.finditer(text):
+            kind = token.lastindex or 0
             if hidden_from >= 0:
-                open_brackets += opens - closes
+                open_brackets += (kind == _OPENS) - (kind == _CLOSES)
                 if not open_brackets:
-                    self._hide(hidden_from, end, _HIDDEN_TOKEN)
+                    self._hide(hidden_from, token.end())
                     hidden_from = -1
                 continue
-            if closes:
+            if kind == _CLOSES:
                 path.pop()
                 continue
-            if event is Event.KEY:
-                hide_next = self._name(text, token)
+            if kind == _COLON:
+                hide_next = self._name(token[_STRING], token.start(_STRING))
                 continue
             if path and path[-1].index is not None:
                 path[-1].index += 1
             if hide_next:
                 hide_next = False
-                if opens:
-                    hidden_from, open_brackets = start, 1
-                elif text[start:end] not in (b"null", _HIDDEN_TOKEN):
-                    self._hide(start, end, _HIDDEN_TOKEN)
-            elif opens:
-                path.append(_Step(-1 if event is Event.ARRAY_START else None))
-            elif event is Event.STRING:
-                body = text[start + 1 : end - 1]
-                self._splice(body, self._search.in_string(content_of(body), self._level, self._families), start + 1)
+                if kind == _OPENS:
+                    hidden_from, open_brackets = token.start(_OPENS), 1
+                    continue
+                start = token.start(kind) - 1 if kind == _STRING else token.start(kind)
+                if text[start : token.end()] not in (b"null", _HIDDEN_TOKEN):
+                    self._hide(start, token.end())
+            elif kind == _OPENS:
+                path.append(_Step(-1 if token[_OPENS] == b"[" else None))
+            elif kind == _STRING and (self._families or self._nested):
+                body = token[_STRING]
+                content = content_of(body)
+                found = self._search.in_string(content, self._level, self._families)
+                self._splice(body, content, found, token.start(_STRING))
         return self._edits
 
-    def _name(self, text: bytes, token: Token) -> bool:
+    def _name(self, body: bytes, at: int) -> bool:
         """Take the name of a member; return whether its value is hidden."""
-        body = text[token.start + 1 : token.end - 1]
         name = content_of(body)
         found = merged([(*span, HIDDEN) for span in find(name, self._families)]) if self._families else []
         self._path[-1].name = spliced(name, found)
-        self._splice(body, found, token.start + 1)
+        self._splice(body, name, found, at)
         return self._search.hides(name)
 
-    def _hide(self, start: int, end: int, new: bytes) -> None:
-        self._edits.append((start, end, new))
+    def _hide(self, start: int, end: int) -> None:
+        self._edits.append((start, end, _HIDDEN_TOKEN))
         self.pointers.add(self._path)
 
-    def _splice(self, body: bytes, found: list[Edit], at: int) -> None:
+    def _splice(self, body: bytes, content: bytes, found: list[Edit], at: int) -> None:
         """Add edits of the content of a string whose body begins at `at`."""
         if found:
-            self._edits += [(at + start, at + end, new) for start, end, new in escaped(body, found)]
+            self._edits += [(at + start, at + end, new) for start, end, new in escaped(body, content, found)]
             self.pointers.add(self._path)
 
 

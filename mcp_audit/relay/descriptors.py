@@ -204,4 +204,3 @@ class _ThreadPump:
     def _deliver(self, chunk: bytes) -> None:
         self._chunk = chunk
         self._ready.set()
-

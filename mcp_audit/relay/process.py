@@ -15,9 +15,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-import anyio
-from anyio import to_thread
-
 from mcp_audit.errors import UpstreamStartError
 
 __all__ = ["Upstream", "end_like", "start"]
@@ -51,6 +48,9 @@ class Upstream:
 
     async def wait(self) -> int:
         """Wait until the process itself has ended (its children may live on) and return its returncode."""
+        import anyio  # not above: the upstream is started before the event loop is loaded, so that both go on at once
+        from anyio import to_thread
+
         if hasattr(os, "pidfd_open"):
             try:
                 watch = os.pidfd_open(self.pid)
@@ -97,7 +97,7 @@ def start(argv: Sequence[str], environ: Mapping[str, str]) -> Upstream:
             env=dict(environ),
             start_new_session=_POSIX,
             # Between fork and exec, when this process still has one thread only.
-            preexec_fn=_die_with_parent() if sys.platform == "linux" else None,  # noqa: PLW1509
+            preexec_fn=_die_with_parent() if sys.platform == "linux" else None,
         )
     except OSError as error:
         for fd in (our_stdin, our_stdout):

@@ -30,6 +30,7 @@ _STRAY_PIPE_SECONDS = 1.0  # how long a grandchild may hold the pipe after clien
 _WATCH_SECONDS = 1.0
 _GROUP_POLL_SECONDS = 0.02
 
+
 class Witness(Protocol):
     """Keeps the size and hash of messages that are too large to be kept whole."""
 
@@ -96,7 +97,13 @@ class StdioRelay:
     async def run(self) -> Ending:
         """Relay until the upstream has ended and all it said is delivered; then nothing of it is left running."""
         async with anyio.create_task_group() as tasks:
-            for job in (self._pump_client, self._pump_server, self._heed_signals, self._watch_parent, self._watch_ledger):
+            for job in (
+                self._pump_client,
+                self._pump_server,
+                self._heed_signals,
+                self._watch_parent,
+                self._watch_ledger,
+            ):
                 tasks.start_soon(job, tasks)
             if self._limits.call_timeout:
                 tasks.start_soon(self._enforce_deadlines)

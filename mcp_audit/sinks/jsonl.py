@@ -100,9 +100,9 @@ class JsonlSink(LedgerWriter):
         now = self._clock()
         try:
             # Not fstat before every write: since Linux 6.13 a stat makes the next write pay for a fresh timestamp.
-            if now >= self._look_at or self._seek(self._fd, 0, os.SEEK_END) != self._end:
-                self._look_at = now + _LOOK_S
+            if now >= self._look_at or not batch or self._seek(self._fd, 0, os.SEEK_END) != self._end:
                 data, recovery = self._look()
+                self._look_at = now + _LOOK_S
         except OSError as error:
             self._block_for(error)
         except LedgerRefused as error:  # of the lock files, which had to be opened again

@@ -176,15 +176,15 @@ class _Start:
             return None
 
     def _scan(self, identity: Identity, checkpoint: Checkpoint) -> _Scan:
-        secrets = identity.secrets
-        keyring = {secrets.key_id: Mac(secrets.mac)} if secrets else {}
-        scanner = Scanner(Chain(identity.origin, keyring=keyring), watch=[checkpoint.size])
-        sink = self._sink(identity, scanner)
+        sink = self._sink(identity, watch=[checkpoint.size])
         sink.open()
         sink.read()
         return _Scan(sink, checkpoint)
 
-    def _sink(self, identity: Identity, scanner: Scanner) -> JsonlSink | SqliteSink:
+    def _sink(self, identity: Identity, watch: Sequence[int] = ()) -> JsonlSink | SqliteSink:
+        secrets = identity.secrets
+        keyring = {secrets.key_id: Mac(secrets.mac)} if secrets else {}
+        scanner = Scanner(Chain(identity.origin, keyring=keyring), watch)
         sink = self.storage(self.path, identity, scanner, self.locks, self.stamp, self.files)
         if isinstance(sink, SqliteSink):
             sink.busy_timeout_ms = self.settings.busy_timeout_ms
@@ -329,7 +329,7 @@ class _Start:
             replace(files, self.sidecar, signed_note(Checkpoint(identity.origin, 0, EMPTY_ROOT), key).encode())
         if read_verifier(files, self.pub) is None:
             self._write_verifier(identity)
-        sink = self._sink(identity, Scanner(Chain(identity.origin)))
+        sink = self._sink(identity)
         more: Sequence[tuple[str, Mapping[str, Any]]] = [("gap", {"cause": "accept_loss"})] if after == "loss" else []
         sink.create(after, {"predecessor": old, **self._members()}, more)
         sink.first_checkpoint()

@@ -38,9 +38,9 @@ class _Info(Struct, frozen=True):
 
 
 class _Handshake(Struct, frozen=True):
-    clientInfo: _Info = _Info()  # noqa: N815 - the protocol's spelling
-    serverInfo: _Info = _Info()  # noqa: N815
-    protocolVersion: str = ""  # noqa: N815
+    clientInfo: _Info = _Info()
+    serverInfo: _Info = _Info()
+    protocolVersion: str = ""
 
 
 _handshake = msgspec.json.Decoder(_Handshake).decode

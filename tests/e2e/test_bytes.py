@@ -57,7 +57,7 @@ def test_an_answer_that_is_too_large_is_replaced_by_an_error_under_its_id(tmp_pa
     """The id is found although the encoder writes it last; the client is not left waiting."""
     big = (
         "import sys, json\nfor line in sys.stdin:\n    i = json.loads(line)['id']\n"
-        "    print('{\"result\":{\"t\":\"' + 'x' * 200000 + '\"},\"jsonrpc\":\"2.0\",\"id\":' + str(i) + '}', flush=True)\n"
+        '    print(\'{"result":{"t":"\' + \'x\' * 200000 + \'"},"jsonrpc":"2.0","id":\' + str(i) + \'}\', flush=True)\n'
     )
     config = NEUTRAL + "proxy: {max_message_bytes: 100000}\n"
     done = converse(tmp_path, python(big), call(5), config)
@@ -130,7 +130,7 @@ def test_one_byte_at_a_time(tmp_path: Path) -> None:
 def test_a_slow_client_holds_the_server_back_and_nothing_is_lost(tmp_path: Path) -> None:
     """Back-pressure is all the buffering there is: 40 MiB of notifications to a client that reads late."""
     flood = (
-        "import sys, os\nline = b'{\"jsonrpc\":\"2.0\",\"method\":\"n\",\"params\":{\"t\":\"' + b'x' * 100000 + b'\"}}\\n'\n"
+        'import sys, os\nline = b\'{"jsonrpc":"2.0","method":"n","params":{"t":"\' + b\'x\' * 100000 + b\'"}}\\n\'\n'
         "sys.stdin.readline()\n"
         "for _ in range(400): os.write(1, line) if False else sys.stdout.buffer.write(line)\nsys.stdout.flush()\n"
     )
@@ -191,6 +191,7 @@ def test_a_terminal_gets_its_mode_back(tmp_path: Path) -> None:
 
 def test_two_proxies_share_the_default_ledger(tmp_path: Path) -> None:
     """Several sidecars of one desktop write one file, and it verifies."""
+
     def one(n: int) -> None:
         done = converse(tmp_path, python(ECHO), b"".join(call(f"{n}-{k}") for k in range(50)))
         assert len(done.stdout.splitlines()) == 50

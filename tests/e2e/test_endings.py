@@ -14,7 +14,9 @@ import psutil
 import pytest
 from proxy import ECHO, NEUTRAL, call, command, converse, entries, environment, python, running, verified
 
-_STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+_STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+)
 
 
 def gone(pid: int, seconds: float) -> bool:
@@ -170,8 +172,7 @@ def test_the_proxy_ends_when_its_parent_dies(tmp_path: Path) -> None:
 def test_a_server_that_closes_stdout_goes_on_reading(tmp_path: Path) -> None:
     """Its client sees EOF, and what the client still sends arrives."""
     half = (
-        "import os, sys; print('{}', flush=True); os.close(1);"
-        "open('got', 'w').write(sys.stdin.readline()); sys.exit(7)"
+        "import os, sys; print('{}', flush=True); os.close(1);open('got', 'w').write(sys.stdin.readline()); sys.exit(7)"
     )
     with running(tmp_path, python(half)) as proxy:
         assert proxy.stdin is not None

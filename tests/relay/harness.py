@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import anyio
 from anyio import to_thread
 
-from mcp_audit.app import relay_session
 from mcp_audit.config import Config
 from mcp_audit.config.model import Audit, Middleware, Policy, Proxy, RateLimit, Redact
+from mcp_audit.proxy import relay_session
 from mcp_audit.sinks.opening import LedgerSettings, open_ledger
 from mcp_audit.sinks.stamp import Stamp
 

@@ -19,6 +19,7 @@ from mcp_audit.ledger.evidence import (
     NO_TABLES,
     Beside,
     CannotLook,
+    chunks,
     integrity_problem,
     is_sqlite,
     look_beside,
@@ -31,12 +32,12 @@ from mcp_audit.ledger.evidence import (
 )
 from mcp_audit.ledger.keys import BadKey, NoEd25519, VerifierKey, key_id_of, mac_key
 from mcp_audit.ledger.report import CheckedFile, Report, Signed, Verdict
-from mcp_audit.ledger.scan import FORMAT_VERSION, Notice, Scanner
+from mcp_audit.ledger.scan import FORMAT_VERSION, Scanner
 from mcp_audit.ledger.strict import Strict
 
 __all__ = ["verify"]
 
-_FIRST_LINE_BYTES = 1 << 16
+_TRANSIENT = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
 _LOG = re.compile(
     rb',"log":"([A-Za-z0-9._/-]{1,200})","seq":[0-9]+,"prev":"[0-9a-f]{64}"(?:,"mac":"[0-9a-f]{64}")?\}\Z'
 )
@@ -179,7 +180,7 @@ class _Check:
                 return None
         else:
             with open_bytes(self.path) as file:
-                line = file.read(_FIRST_LINE_BYTES).partition(b"\n")[0]
+                line = next(chunks(file), b"").partition(b"\n")[0]
         tail = _LOG.search(line)
         return tail[1].decode() if tail else None
 
@@ -216,11 +217,11 @@ class _Check:
                     return None
                 if problem is None:
                     scan_rows(connection, scanner)
-                    problem = integrity_problem(connection)
+                    problem = None if scanner.fault else integrity_problem(connection)
                 return problem
-        except sqlite3.OperationalError as error:
-            raise CannotLook(self.path, str(error)) from error
         except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF in _TRANSIENT:
+                raise CannotLook(self.path, str(error)) from error
             return f"the database is corrupt: {error}"
 
     def _describe(self, scanner: Scanner, size: int) -> None:
@@ -242,7 +243,7 @@ class _Check:
         }
         last = chain.size - 1 if chain.size else None
         report.files = [CheckedFile(os.path.basename(self.path), "ok", 0 if chain.size else None, last, size)]
-        self.notices += [_worded(notice) for notice in scanner.notices]
+        self.notices += [f"seq {notice.seq}: {notice.text}" for notice in scanner.notices]
         if scanner.without_mac:
             self.notices.append(f"{scanner.without_mac} lines carry no MAC")
         if scanner.unchecked:
@@ -270,7 +271,7 @@ class _Check:
                 seq, sentence = strict.fault
                 tampering = tampering or f"seq {seq} does not conform: {sentence} ({strict.faults} such lines)"
         if tampering is not None:
-            if "mac does not match" in tampering:
+            if "(mac does not match)" in tampering or "it has no mac" in tampering:
                 self.report.checks["mac"] = False
             return self._conclude(Verdict.TAMPERED, tampering)
         if scanner.future:
@@ -332,7 +333,3 @@ def _origin_of_note(text: str | None) -> str | None:
         return read_unverified(text or "").origin
     except BadNote:
         return None
-
-
-def _worded(notice: Notice) -> str:
-    return f"seq {notice.seq}: {notice.text}"

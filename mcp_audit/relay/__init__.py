@@ -1,0 +1,1 @@
+"""Thin shells that move bytes between descriptors; they decide nothing."""
