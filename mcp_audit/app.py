@@ -108,8 +108,20 @@ def _command(config: Config, argv: Sequence[str] | None) -> list[str]:
 
 
 def _environment(environ: Mapping[str, str], loaded: Loaded) -> dict[str, str]:
-    """Return ours unchanged, minus what belongs to the proxy; nothing is added."""
-    return {name: value for name, value in environ.items() if name not in loaded.secret_env_names}
+    """Return ours unchanged, minus what belongs to the proxy; nothing is added, not even by Python."""
+    hidden = loaded.secret_env_names | ({"LC_CTYPE"} if _python_chose_the_locale(environ) else frozenset())
+    return {name: value for name, value in environ.items() if name not in hidden}
+
+
+def _python_chose_the_locale(environ: Mapping[str, str]) -> bool:
+    """Say whether LC_CTYPE is there only because Python sets it when it starts in the C locale (PEP 538)."""
+    try:
+        given = Path("/proc/self/environ").read_bytes()
+    except OSError:
+        # Here a value that the user set cannot be told from Python's; it means the same to the upstream.
+        plain = environ.get("LANG", "C") in ("", "C", "POSIX") and not environ.get("LC_ALL")
+        return plain and environ.get("LC_CTYPE") in ("C.UTF-8", "C.utf8", "UTF-8")
+    return not any(variable.startswith(b"LC_CTYPE=") for variable in given.split(b"\0"))
 
 
 def _ledger_settings(loaded: Loaded, environ: Mapping[str, str], accept_loss: bool) -> LedgerSettings:

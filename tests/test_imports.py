@@ -27,6 +27,7 @@ ORDER = (
     "relay",
     "dashboard",
     "operations",
+    "proxy",
     "app",
     "clients",
     "export",

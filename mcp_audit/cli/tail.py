@@ -15,8 +15,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from io import FileIO
-from typing import Any
+from typing import Any, Self
 
 from mcp_audit.cli.filters import notice
 from mcp_audit.cli.terminal import STYLES, on_terminal, safe, say
@@ -44,15 +45,16 @@ def run(args: argparse.Namespace) -> int:
     """Print the entries; with -f until interrupted."""
     if args.count < 0:
         raise ConfigError("", f"must be 0 or more, got {args.count}", "-n")
-    follower = Follower(args.log) if args.follow else None
-    last = ("", -1)
-    for raw in _newest(args.log, args.count, args.all):
-        last = _show(raw, args, last)
-    while follower is not None:
-        for raw in follower.poll():
+    # Following begins before the newest entries are read: what comes in between is shown once, not missed.
+    with Follower(args.log) if args.follow else nullcontext() as follower:
+        last = ("", -1)
+        for raw in _newest(args.log, args.count, args.all):
             last = _show(raw, args, last)
-        sys.stdout.flush()
-        time.sleep(_POLL_SECONDS)
+        while follower is not None:
+            for raw in follower.poll():
+                last = _show(raw, args, last)
+            sys.stdout.flush()
+            time.sleep(_POLL_SECONDS)
     return 0
 
 
@@ -112,14 +114,22 @@ class Follower:
         self._path = path
         self._partial = b""
         self._seq = -1
+        self._file: FileIO | None = None
         self.poll: Callable[[], Iterator[bytes]]
         if is_sqlite(path):
             self._seq = self._newest_seq()
             self.poll = self._poll_rows
         else:
             self._file = self._open()
-            self._file.seek(self._start_of_last_line())
+            self._file.seek(_start_of_last_line(self._file))
             self.poll = self._poll_file
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def _open(self) -> FileIO:
         try:
@@ -127,40 +137,29 @@ class Follower:
         except OSError as error:
             raise CannotLook(self._path, error.strerror or str(error)) from error
 
-    def _start_of_last_line(self) -> int:
-        """Return where to begin so that a line being written now is not missed; what is shown twice is sorted out."""
-        end = self._file.seek(0, os.SEEK_END)
-        while end > 0:
-            begin = max(0, end - _CHUNK)
-            self._file.seek(begin)
-            found = self._file.read(end - begin).rfind(b"\n")
-            if found >= 0:
-                return begin + found + 1
-            end = begin
-        return 0
-
     def _poll_file(self) -> Iterator[bytes]:
-        yield from self._read()
-        if self._replaced():
-            yield from self._read()
+        assert self._file is not None
+        yield from self._read(self._file)
+        if self._replaced(self._file):
+            yield from self._read(self._file)
             self._file.close()
             self._file = self._open()
             self._partial = b""
-            yield from self._read()
+            yield from self._read(self._file)
 
-    def _read(self) -> Iterator[bytes]:
-        while chunk := self._file.read(_CHUNK):
+    def _read(self, file: FileIO) -> Iterator[bytes]:
+        while chunk := file.read(_CHUNK):
             *lines, self._partial = (self._partial + chunk).split(b"\n")
             yield from filter(None, lines)
 
-    def _replaced(self) -> bool:
+    def _replaced(self, file: FileIO) -> bool:
         """Say whether another file stands at the path (rotation, rescue copy) or ours was cut."""
         try:
             now = os.stat(self._path)
         except FileNotFoundError:
             return False
-        ours = os.fstat(self._file.fileno())
-        return (now.st_dev, now.st_ino) != (ours.st_dev, ours.st_ino) or ours.st_size < self._file.tell()
+        ours = os.fstat(file.fileno())
+        return (now.st_dev, now.st_ino) != (ours.st_dev, ours.st_ino) or ours.st_size < file.tell()
 
     def _newest_seq(self) -> int:
         with open_sqlite(self._path) as connection:
@@ -175,3 +174,16 @@ class Follower:
                     yield line
         except sqlite3.DatabaseError as error:
             raise CannotLook(self._path, str(error)) from error
+
+
+def _start_of_last_line(file: FileIO) -> int:
+    """Return where to begin so that a line being written now is not missed; what is shown twice is sorted out."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        begin = max(0, end - _CHUNK)
+        file.seek(begin)
+        found = file.read(end - begin).rfind(b"\n")
+        if found >= 0:
+            return begin + found + 1
+        end = begin
+    return 0

@@ -11,11 +11,14 @@ import importlib
 import os
 import re
 import secrets
-import sqlite3
 import stat
 import sys
+from typing import TYPE_CHECKING
 
 from mcp_audit.errors import LedgerRefused
+
+if TYPE_CHECKING:
+    import sqlite3
 
 __all__ = [
     "NETWORK_FILESYSTEMS",
@@ -90,6 +93,8 @@ class Files:
 
     def connect(self, path: str) -> sqlite3.Connection:
         """Open a database without implicit transactions; the caller lets one thread in at a time."""
+        import sqlite3  # most ledgers are files of lines and need none of it
+
         return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0)
 
     def filesystem(self, path: str) -> str:

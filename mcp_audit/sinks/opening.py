@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcp_audit.errors import LedgerRefused, LedgerUnavailable
 from mcp_audit.ledger.chain import Chain, Mac
@@ -21,15 +21,15 @@ from mcp_audit.ledger.merkle import EMPTY_ROOT
 from mcp_audit.ledger.scan import Scanner
 from mcp_audit.sinks.files import Files, discard_temporaries, make_directory, read_small, refuse_network, replace
 from mcp_audit.sinks.identity import Identity, create_key, identify, read_key, read_verifier
-from mcp_audit.sinks.jsonl import JsonlSink
 from mcp_audit.sinks.locks import Locks
 from mcp_audit.sinks.setaside import move_aside, named_origins, predecessor, set_aside_origins
-from mcp_audit.sinks.sqlite import SqliteSink
 from mcp_audit.sinks.stamp import Stamp
 
-__all__ = ["LedgerSettings", "open_ledger"]
+if TYPE_CHECKING:
+    from mcp_audit.sinks.jsonl import JsonlSink
+    from mcp_audit.sinks.sqlite import SqliteSink
 
-_KINDS: dict[str, type[JsonlSink] | type[SqliteSink]] = {"jsonl": JsonlSink, "sqlite": SqliteSink}
+__all__ = ["LedgerSettings", "open_ledger"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class _Start:
         self.sidecar, self.pub = path + ".checkpoint", path + ".pub"
         self.stamp = stamp
         self.files = files
-        self.storage = _KINDS[settings.storage]
+        self.storage = _storage(settings.storage)
         self.opened: list[JsonlSink | SqliteSink] = []  # to be let go of if the start fails
 
     def run(self) -> JsonlSink | SqliteSink:
@@ -186,8 +186,7 @@ class _Start:
         keyring = {secrets.key_id: Mac(secrets.mac)} if secrets else {}
         scanner = Scanner(Chain(identity.origin, keyring=keyring), watch)
         sink = self.storage(self.path, identity, scanner, self.locks, self.stamp, self.files)
-        if isinstance(sink, SqliteSink):
-            sink.busy_timeout_ms = self.settings.busy_timeout_ms
+        sink.busy_timeout_ms = self.settings.busy_timeout_ms
         self.opened.append(sink)
         return sink
 
@@ -356,3 +355,14 @@ class _Start:
         return (
             f"run `mcp-audit verify {self.path}` to see more; --accept-loss sets the old log aside and begins a new one"
         )
+
+
+def _storage(kind: str) -> type[JsonlSink] | type[SqliteSink]:
+    """Import one storage only: SQLite costs a start that needs none of it 10 ms."""
+    if kind == "sqlite":
+        from mcp_audit.sinks.sqlite import SqliteSink
+
+        return SqliteSink
+    from mcp_audit.sinks.jsonl import JsonlSink
+
+    return JsonlSink

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from mcp_audit.errors import LedgerRefused
+from mcp_audit.errors import LedgerRefused, LedgerUnavailable
 from mcp_audit.ledger.chain import Mark
 from mcp_audit.ledger.checkpoint import Checkpoint
 from mcp_audit.ledger.entry import Unsealed
@@ -36,8 +36,6 @@ _DAY = "SELECT substr(timestamp, 1, 10) FROM entries WHERE seq = ?"
 
 class SqliteSink(LedgerWriter):
     """See `LedgerWriter`; made by `open_ledger`."""
-
-    busy_timeout_ms = 5000
 
     def __init__(
         self, path: str, identity: Identity, scanner: Scanner, locks: Locks, stamp: Stamp, files: Files
@@ -86,16 +84,12 @@ class SqliteSink(LedgerWriter):
 
     def read(self) -> None:
         """Feed the scanner all rows that are there."""
-        cursor = self._connection.execute(_NEWER, (self._chain.size,))
         try:
-            while self._scanner.fault is None and (rows := cursor.fetchmany(_ROWS)):
-                self._scanner.feed_rows(rows)
-        except sqlite3.OperationalError:
-            raise
+            self._read()
+        except sqlite3.OperationalError as error:
+            raise LedgerUnavailable(self.path, f"{error}") from error
         except sqlite3.DatabaseError as error:
             raise self._corrupt(error) from error
-        finally:
-            cursor.close()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -130,7 +124,8 @@ class SqliteSink(LedgerWriter):
             raise LedgerRefused(self.path, f"SQLite {needed} is needed, this is {sqlite3.sqlite_version}", 2)
         # Not opened by us: closing a descriptor would drop the locks that SQLite holds on the file.
         found = self._files.lstat(self.path)
-        self._place = (found.st_ino, found.st_dev)
+        if self._place == (-1, -1):
+            self._place = (found.st_ino, found.st_dev)
         try:
             self._database = self._files.connect(self.path)
             self._notary = self._files.connect(self.path)
@@ -168,6 +163,8 @@ class SqliteSink(LedgerWriter):
     def _enter(self, wait: bool) -> bool:
         timeout = self.busy_timeout_ms if wait else 0
         try:
+            if self._database is None:
+                self._connect()
             if timeout != self._timeout:
                 self._connection.execute(f"PRAGMA busy_timeout={timeout}")
                 self._timeout = timeout
@@ -175,12 +172,21 @@ class SqliteSink(LedgerWriter):
         except sqlite3.Error as error:
             if not wait and getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
                 return False
+            self._leave()
             self._block(f"{error}")
+        except (OSError, LedgerRefused) as error:
+            self._block(str(error))
         return True
 
     def _leave(self) -> None:
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
+        if self._database is None or not self._database.in_transaction:
+            return
+        try:
+            self._database.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            # Closing rolls back as well, and does not hold the lock on; the next append opens the database again.
+            self._release()
+            self.blocked, self._cause = True, f"{error}"
 
     def _append(self, batch: Sequence[Unsealed]) -> list[int]:
         chain = self._chain
@@ -195,6 +201,14 @@ class SqliteSink(LedgerWriter):
             self._failed(mark, first, error)
         return list(range(first, chain.size))
 
+    def _read(self) -> None:
+        cursor = self._connection.execute(_NEWER, (self._chain.size,))
+        try:
+            while self._scanner.fault is None and (rows := cursor.fetchmany(_ROWS)):
+                self._scanner.feed_rows(rows)
+        finally:
+            cursor.close()
+
     def _insert(self, lines: Sequence[bytes]) -> None:
         first = self._chain.size - len(lines)
         rows = [(first + index, line[:-1].decode()) for index, line in enumerate(lines)]
@@ -206,11 +220,11 @@ class SqliteSink(LedgerWriter):
     def _keep(self, checkpoint: Checkpoint, note: str) -> None:
         """Commit the note with a sync, which covers the lines before it; keep the last note of each UTC day."""
         notary = self._notary
-        assert notary is not None
+        if notary is None:
+            raise OSError(0, "the database is closed")
         try:
-            notary.execute(f"PRAGMA busy_timeout={self.busy_timeout_ms}")
-            notary.execute("BEGIN IMMEDIATE")
             try:
+                notary.execute("BEGIN IMMEDIATE")
                 last = notary.execute("SELECT max(size) FROM checkpoints").fetchone()[0]
                 if last is not None and last < checkpoint.size and self._same_day(notary, last, checkpoint.size):
                     notary.execute("DELETE FROM checkpoints WHERE size = ?", (last,))
@@ -241,13 +255,11 @@ class SqliteSink(LedgerWriter):
             found = self._files.lstat(self.path)
             if (found.st_ino, found.st_dev) != self._place:
                 self._block("another file stands at its path; put the ledger back and restart")
-            self.read()
+            self._read()
         except FileNotFoundError:
             self._block("it was deleted or renamed; put it back or restart")
         except OSError as error:
             self._block(error.strerror or str(error))
-        except LedgerRefused as error:
-            self._block(error.problem)
         except sqlite3.Error as error:
             self._block(f"{error}")
         self._check_chain()
@@ -257,8 +269,8 @@ class SqliteSink(LedgerWriter):
         self._chain.rewind(mark)
         try:
             self._leave()
-            self.read()
-        except (sqlite3.Error, LedgerRefused) as second:
+            self._read()
+        except sqlite3.Error as second:
             if not isinstance(error, sqlite3.Error):
                 raise error from second
             self._block(f"{error}")

@@ -4,8 +4,9 @@ Promise: ids of one `Stamp` rise strictly, even when the wall clock steps back; 
 Thread-safe. Nothing here orders the ledger: `seq` does.
 
 An id is a ULID (github.com/ulid/spec): 48 bits of Unix milliseconds and 80 random bits in 26 characters. `python-ulid`
-spends 5 us on one and 14 ms on being imported, which every start of a session would pay. Here two characters come out of
-a table at a time and the millisecond's ten are kept, which takes 1 us; the tests decode every shape with `python-ulid`.
+spends 5 us on one and 14 ms on being imported, which every start of a session would pay. Here two characters come out
+of a table at a time and the millisecond's ten are kept, which takes 1 us; the tests decode every shape with
+`python-ulid`.
 """
 
 from __future__ import annotations

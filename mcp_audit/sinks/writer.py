@@ -43,6 +43,7 @@ class LedgerWriter(ABC):
     """
 
     durable = False
+    busy_timeout_ms = 5000  # where waiting for the append lock has an end
 
     def __init__(self, path: str, identity: Identity, scanner: Scanner, locks: Locks, stamp: Stamp, files: Files):
         self.path = path

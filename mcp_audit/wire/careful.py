@@ -12,19 +12,8 @@ import msgspec
 from msgspec import Raw
 
 from mcp_audit.errors import NotStrictJson
-from mcp_audit.wire.ambiguity import (
-    UNDECODABLE,
-    Members,
-    argument_marks,
-    in_order,
-    last_values,
-    nests_too_deep,
-    read_elements,
-    read_members,
-    text_marks,
-    unsafe_text,
-    variants,
-)
+from mcp_audit.wire.ambiguity import argument_marks, in_order, nests_too_deep, text_marks, unsafe_text, variants
+from mcp_audit.wire.members import UNDECODABLE, Members, last_values, read_elements, read_members
 from mcp_audit.wire.model import Direction, Id, Kind, Message, Payload, parse_id
 from mcp_audit.wire.strict_json import decode_string
 
@@ -125,7 +114,7 @@ def _read_id(members: Members, found: set[str]) -> Id | None:
     if token is None:
         return None
     id_ = parse_id(bytes(token))
-    found |= {"shape"} if id_ is None else id_marks(id_)
+    found.update(("shape",) if id_ is None else id_marks(id_))
     return None if "id" in members.repeated or "id" in members.escaped else id_
 
 
@@ -187,14 +176,12 @@ def read_text(token: bytes | Raw | None) -> str | None:
         return decode_string(token.decode(errors="replace").encode()) if token.startswith(b'"') else None
 
 
-def id_marks(id_: Id) -> set[str]:
+def id_marks(id_: Id) -> tuple[str, ...]:
     """Return why an id may not come back as it was sent."""
     key = id_.key
-    if key is None:
-        return set()
     if isinstance(key, str):
-        return {"bad_text"} if unsafe_text(key) else set()
-    return set() if -_MAX_SAFE_INTEGER <= key <= _MAX_SAFE_INTEGER else {"number_range"}
+        return ("bad_text",) if unsafe_text(key) else ()
+    return () if key is None or -_MAX_SAFE_INTEGER <= key <= _MAX_SAFE_INTEGER else ("number_range",)
 
 
 def read_meta(members: Mapping[str, bytes | Raw]) -> Members:

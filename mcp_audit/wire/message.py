@@ -9,9 +9,11 @@ from __future__ import annotations
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from mcp_audit.wire.ambiguity import UNDECODABLE, argument_marks, nests_too_deep, unsafe_text, variants
+from mcp_audit.wire.ambiguity import argument_marks, nests_too_deep, unsafe_text, variants
 from mcp_audit.wire.careful import PARAMS, TARGETS, id_marks, parse_carefully, read_meta, read_text, slices
+from mcp_audit.wire.members import UNDECODABLE
 from mcp_audit.wire.model import Direction, Era, Id, Kind, Message, Payload, parse_id
+from mcp_audit.wire.strict_json import MAX_DEPTH
 
 __all__ = ["Direction", "Era", "Id", "Kind", "Message", "Payload", "parse", "parse_id"]
 
@@ -21,6 +23,12 @@ _PARAMS_KNOWN = PARAMS | {
     "progressToken", "protocolVersion", "reason", "requestId", "requestState", "total",
 }  # fmt: skip
 _ABSENT = Raw(b"")
+_SHALLOW = 2 * MAX_DEPTH  # bytes; a shorter text has not brackets enough to be too deep
+_REQUEST, _NOTIFICATION, _RESPONSE = (
+    Kind.REQUEST,
+    Kind.NOTIFICATION,
+    Kind.RESPONSE,
+)  # members of an enum are slow to find
 
 
 class _Envelope(Struct, gc=False):
@@ -74,42 +82,57 @@ def _plain(text: bytes, direction: Direction, deep_arguments: bool) -> Message |
         envelope = _decode_envelope(text)
     except UNDECODABLE:
         return None
+    size = 1
+    id_ = None
     token = bytes(envelope.id)
-    id_ = parse_id(token) if token else None
-    if token and (id_ is None or id_marks(id_)):
-        return None
-    method, params, result = envelope.method, envelope.params, envelope.result
-    size = 1 + (len(envelope.jsonrpc) + 11 if envelope.jsonrpc else 0) + (len(token) + 6 if token else 0)
-    # Up to five bytes hold no member named params or result, nor does a string or a scalar; so the first is ours.
-    if len(envelope.jsonrpc) > 5 or nests_too_deep(text):
-        return None
+    if token:
+        id_ = parse_id(token)
+        if id_ is None or (not (token.isdigit() and len(token) < 16) and id_marks(id_)):
+            return None
+        size += len(token) + 6
+    version = len(envelope.jsonrpc)
+    if version:
+        # Up to five bytes hold no member named params or result, nor does a string or a number; so the first is ours.
+        if version > 5:
+            return None
+        size += version + 11
+    method = envelope.method
     if method is UNSET:
-        return _plain_response(text, direction, id_, envelope, size) if params is UNSET else None
-    size += len(method) + 12
-    if params is not UNSET:
-        params_size = _compact_size(params)
-        size += params_size + 10
-    if size != len(text) or result is not UNSET or envelope.error or unsafe_text(method):
+        return _plain_response(text, direction, id_, envelope, size)
+    if envelope.result is not UNSET or envelope.error or (len(text) > _SHALLOW and nests_too_deep(text)):
         return None
-    kind = Kind.NOTIFICATION if id_ is None else Kind.REQUEST
+    size += len(method) + 12
+    kind = _NOTIFICATION if id_ is None else _REQUEST
+    params = envelope.params
     if params is UNSET:
-        return Message(text, direction, kind, id_, method) if method != "tools/call" else None
+        if size != len(text) or method == "tools/call" or unsafe_text(method):
+            return None
+        return Message(text, direction, kind, id_, method)
+    params_size = 1 if params else 2
+    for name, value in params.items():
+        params_size += len(name) + len(value) + 4
+    if size + params_size + 10 != len(text):
+        return None
     if not _PARAMS_KNOWN.issuperset(params) and variants(params, PARAMS):
         return None
-    target, member = None, TARGETS.get(method)
-    if member is not None:
-        target = read_text(params.get(member))
-        if unsafe_text(target) if target is not None else method == "tools/call":
+    target = None
+    if method not in TARGETS:
+        if unsafe_text(method):
+            return None
+    else:
+        target = read_text(params.get(TARGETS[method]))
+        if not target.isprintable() and unsafe_text(target) if target is not None else method == "tools/call":
             return None
     if deep_arguments and "arguments" in params and argument_marks(bytes(params["arguments"])):
         return None
-    meta = read_meta(params)
-    if meta.repeated:
-        return None
+    meta = {}
+    if "_meta" in params:
+        members = read_meta(params)
+        if members.repeated:
+            return None
+        meta = slices(members)
     start = text.index(b'"params":') + 9
-    return Message(
-        text, direction, kind, id_, method, target, (), text[start : start + params_size], b"", b"", slices(meta)
-    )  # fmt: skip
+    return Message(text, direction, kind, id_, method, target, (), text[start : start + params_size], b"", b"", meta)
 
 
 def _plain_response(
@@ -117,19 +140,23 @@ def _plain_response(
 ) -> Message | None:
     """Finish what `_plain` began for a message without a method."""
     result, error = envelope.result, envelope.error
+    if envelope.params is not UNSET or (len(text) > _SHALLOW and nests_too_deep(text)):
+        return None
     if result is UNSET:
         if not error or size + len(error) + 9 != len(text):
             return None
-        return Message(text, direction, Kind.RESPONSE, id_, error=bytes(error))
+        return Message(text, direction, _RESPONSE, id_, error=bytes(error))
     result_size = _compact_size(result)
     if error or size + result_size + 10 != len(text):
         return None
-    meta = read_meta(result)
-    if meta.repeated:
-        return None
+    meta = {}
+    if "_meta" in result:
+        members = read_meta(result)
+        if members.repeated:
+            return None
+        meta = slices(members)
     start = text.index(b'"result":') + 9
-    result_slice = text[start : start + result_size]
-    return Message(text, direction, Kind.RESPONSE, id_, result=result_slice, meta=slices(meta))
+    return Message(text, direction, _RESPONSE, id_, None, None, (), b"", text[start : start + result_size], b"", meta)
 
 
 def _compact_size(members: dict[str, Raw]) -> int:

@@ -98,6 +98,8 @@ class Payload(Struct, frozen=True):
 
 def parse_id(token: bytes) -> Id | None:
     """Return the id that a JSON token spells; None if it is none (a boolean, array or object)."""
+    if token.isdigit() and len(token) < 1000:
+        return Id(int(token), token, token.decode())
     if token[0] == 0x22:
         try:
             text = _decode_text(token)

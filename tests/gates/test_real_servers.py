@@ -16,7 +16,7 @@ from tempfile import mkdtemp
 import pytest
 from peers import GATES, PROFILES, SECRET, Ran, inspector, proxied, run, server
 
-pytestmark = pytest.mark.gate
+pytestmark = [pytest.mark.gate, pytest.mark.timeout(300)]
 
 TRANSCRIPT = str(GATES.parent / "clients" / "transcript.py")
 SERVERS = ("everything", "filesystem", "python-sdk")

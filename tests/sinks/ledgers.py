@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mcp_audit.ledger.entry import Entry, Unsealed, encode
-from mcp_audit.ledger.verify import Report, verify
+from mcp_audit.ledger import Report, verify
 from mcp_audit.sinks.files import Files
 from mcp_audit.sinks.jsonl import JsonlSink
 from mcp_audit.sinks.opening import LedgerSettings, open_ledger

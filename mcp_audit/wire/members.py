@@ -1,0 +1,238 @@
+"""The members of one JSON object as slices of its text, and how their names are spelled.
+
+Pure, and exact: what a fast decoder leaves in doubt is settled by looking at the text, never by a guess. Nothing here
+raises on content but `NotStrictJson`, and nothing recurses, so that no text can exhaust the stack.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Raw
+
+from mcp_audit.errors import NotStrictJson
+from mcp_audit.wire.strict_json import Event, decode_string, events
+
+__all__ = ["UNDECODABLE", "Members", "last_values", "read_elements", "read_members"]
+
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises on content; a `DecodeError` may also mean a lone surrogate, which strict JSON allows."""
+
+_PATIENCE = 200_000  # tokens looked at one by one: a fifth of a second, which a hostile text may cost and no more
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_elements = msgspec.json.Decoder(list[Raw]).decode
+
+
+class Members(NamedTuple):
+    """The members of one object, values undecoded; of a repeated name the last value.
+
+    Attributes:
+        repeated: names that occur more than once.
+        escaped: names that are spelled with an escape.
+        marks: what else is odd about the text as a whole.
+    """
+
+    values: Mapping[str, bytes | Raw]
+    repeated: Collection[str] = ()
+    escaped: Collection[str] = ()
+    marks: frozenset[str] = frozenset()
+
+
+def read_members(text: bytes | Raw) -> Members:
+    """Return the members of an object.
+
+    Raises:
+        NotStrictJson: the text is no object, even if `NaN` and `Infinity` are let pass.
+    """
+    try:
+        values = _decode_members(text)
+    except UNDECODABLE:
+        return _mend(bytes(text)) or _scan_members(bytes(text))
+    # A name is at least as long in the text as decoded, so this sum is reached only by an object without white space,
+    # escapes and repetitions. It is the common case: nearly every encoder on this wire writes compact JSON.
+    size = 1 if values else 2
+    for name, value in values.items():
+        size += len(name) + len(value) + 4
+    if size == len(text):
+        return Members(values)
+    try:
+        if len(values) <= _PATIENCE:
+            text = bytes(text)
+            return _walk(text, values, text) or _scan_members(text)
+    except NotStrictJson:
+        pass  # names are repeated, and telling which takes too long
+    return Members(values, repeated=values.keys())
+
+
+def last_values(text: bytes | Raw) -> Mapping[str, bytes | Raw]:
+    """Return the members of an object nobody decides by, of a repeated name the last; raise as `read_members` does."""
+    try:
+        return _decode_members(text)
+    except UNDECODABLE:
+        return read_members(text).values
+
+
+def read_elements(text: bytes) -> tuple[list[bytes], frozenset[str]]:
+    """Return the elements of an array and what is odd about the text as a whole.
+
+    Raises:
+        NotStrictJson: the text is no array, even if `NaN` and `Infinity` are let pass.
+    """
+    try:
+        return [bytes(element) for element in _decode_elements(text)], frozenset()
+    except UNDECODABLE:
+        scan = _scan(text)
+    if scan.opened is not Event.ARRAY_START:
+        raise NotStrictJson("not_json", 0, "not an array")
+    return [value for _, value in scan.parts], frozenset(scan.marks)
+
+
+_MEMBER = re.compile(rb'[ \t\n\r]*("(?:[^"\\]|\\.)*+")[ \t\n\r]*:[ \t\n\r]*')
+_SEPARATOR = re.compile(rb"[ \t\n\r]*([,}])")
+
+
+def _walk(text: bytes, values: Mapping[str, Raw], original: bytes) -> Members | None:
+    """Step over the members of a valid object of which a decoder made `values`; None if a name must be repeated.
+
+    Every step finds a name and then, at that very place, the value decoded for it. A value that only begins alike, as
+    1 does in 12, is found out by the separator that has to follow. The values returned are slices of `original`, of
+    which `text` is a copy mended in place.
+    """
+    slices: dict[str, bytes | Raw] = {}
+    escaped = []
+    position, steps = text.index(b"{") + 1, 0
+    while found := _MEMBER.match(text, position):
+        token = found[1]
+        name = token[1:-1].decode() if b"\\" not in token else decode_string(token)
+        if b"\\" in token:
+            escaped.append(name)
+        value = bytes(values.get(name, b"\0"))
+        start, end = found.end(), found.end() + len(value)
+        if not text.startswith(value, start):
+            return None
+        slices[name] = original[start:end]
+        separator = _SEPARATOR.match(text, end)
+        if separator is None:
+            return None
+        steps += 1
+        if separator[1] == b"}":
+            break
+        position = separator.end()
+    return Members(slices, escaped=escaped) if steps == len(values) else None
+
+
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD](?:[89abAB]..(?:\\u[dD][c-fC-F]..)?|[c-fC-F]..)")
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"([ \t\n\r]*:)?')
+
+
+def _mend(text: bytes) -> Members | None:
+    """Return the members of an object that only lone surrogates keep from being decoded; None if more is odd.
+
+    Strict JSON allows such escapes, and programs that cut a text within an emoji send them. Whether a name has one is
+    for the tokenizer to say.
+    """
+    mended = bytearray(text)
+    checked = 0  # end of the last string found to be no name
+    for found in _SURROGATE_ESCAPE.finditer(text):
+        start = found.start()
+        if found.end() - start == 12 or _is_escaped(text, start):
+            continue  # a pair, or an escaped backslash and plain letters
+        if start >= checked:
+            string = _STRING.match(text, _string_start(text, start))
+            if string is None or string[1]:
+                return None
+            checked = string.end()
+        mended[start : start + 6] = b"\\ufffd"
+    if not checked:
+        return None
+    try:
+        values = _decode_members(mended)
+    except UNDECODABLE:
+        return None
+    return _walk(bytes(mended), values, text)
+
+
+def _is_escaped(text: bytes, position: int) -> bool:
+    run = position
+    while run and text[run - 1] == 0x5C:
+        run -= 1
+    return (position - run) % 2 == 1
+
+
+def _string_start(text: bytes, position: int) -> int:
+    """Return where the string around `position` begins: at the nearest quote that no backslash precedes."""
+    quote = text.rfind(b'"', 0, position)
+    while quote > 0 and text[quote - 1] == 0x5C:
+        quote = text.rfind(b'"', 0, quote)
+    return max(quote, 0)
+
+
+class _Scan(NamedTuple):
+    """What the tokenizer saw: the outermost container's kind and its parts as (name token, value)."""
+
+    opened: Event
+    parts: list[tuple[bytes, bytes]]
+    marks: set[str]
+
+
+def _scan(text: bytes) -> _Scan:
+    """Split the outermost container, however deep the text is, and mark oddities of any level."""
+    parts: list[tuple[bytes, bytes]] = []
+    marks: set[str] = set()
+    opened = Event.LITERAL
+    level = begin = 0
+    name = b""
+    for count, (event, start, end) in enumerate(events(text, max_depth=len(text), constants=True)):
+        if count == _PATIENCE:
+            raise NotStrictJson("not_json", start, f"no decoder takes it, and it has over {_PATIENCE} tokens")
+        if event is Event.KEY:
+            token = text[start:end]
+            if b"\\u" in token and _SURROGATE.search(_decoded(token)):
+                marks.add("bad_text")
+            if level == 1:
+                name = token
+            continue
+        if event is Event.OBJECT_START or event is Event.ARRAY_START:
+            if level == 0:
+                opened = event
+            elif level == 1:
+                begin = start
+            level += 1
+            continue
+        if event is Event.OBJECT_END or event is Event.ARRAY_END:
+            level -= 1
+            start = begin
+        elif event is Event.LITERAL and text[start] not in b"tfn":
+            marks |= {"not_json", "number_range"}
+        if level == 1:
+            parts.append((name, text[start:end]))
+    return _Scan(opened, parts, marks)
+
+
+def _scan_members(text: bytes) -> Members:
+    scan = _scan(text)
+    if scan.opened is not Event.OBJECT_START:
+        raise NotStrictJson("not_json", 0, "not an object")
+    values: dict[str, bytes | Raw] = {}
+    repeated, escaped = set(), set()
+    for token, value in scan.parts:
+        name = _decoded(token)
+        if name in values:
+            repeated.add(name)
+        if b"\\" in token:
+            escaped.add(name)
+        values[name] = value
+    return Members(values, repeated, escaped, frozenset(scan.marks))
+
+
+def _decoded(token: bytes) -> str:
+    """Decode a name as a reader does that substitutes what is not UTF-8; such a text is marked for it anyway."""
+    if b"\\" not in token:
+        return token[1:-1].decode(errors="replace")
+    name: str = json.loads(token.decode(errors="replace"))
+    return name
