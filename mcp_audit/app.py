@@ -134,6 +134,7 @@ def _ledger_settings(loaded: Loaded, environ: Mapping[str, str], accept_loss: bo
         signing_key=audit.signing_key,
         software=software(),
         config_sha256=loaded.sha256,
+        policy_sha256=loaded.policy_sha256 or None,
         allow_network_fs=audit.allow_network_fs,
         accept_loss=accept_loss,
     )

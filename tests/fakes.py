@@ -76,9 +76,8 @@ class FlakyFiles(Files):
 
         class Flaky(sqlite3.Connection):
             def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
-                if sql.startswith("PRAGMA synchronous"):
-                    sql = "PRAGMA synchronous=OFF"
-                return files._do(f"sql {sql.split('(')[0][:30]}", lambda: super(Flaky, self).execute(sql, *parameters))
+                name = f"sql {sql.split('(')[0][:30]}"
+                return files._do(name, lambda: super(Flaky, self).execute(_unsynced(sql), *parameters))
 
             def executemany(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
                 return files._do(f"sql {sql[:20]}", lambda: super(Flaky, self).executemany(sql, *parameters))
@@ -106,6 +105,13 @@ class QuickFiles(Files):
     def sync_directory(self, path: str) -> None:
         pass
 
+    def connect(self, path: str) -> sqlite3.Connection:
+        class Quick(sqlite3.Connection):
+            def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+                return super().execute(_unsynced(sql), *parameters)
+
+        return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0, factory=Quick)
+
 
 class SlowSync(Files):
     """Lets a test act while a sync is under way."""
@@ -128,6 +134,10 @@ class NetworkFiles(Files):
 
     def filesystem(self, path: str) -> str:
         return self.kind
+
+
+def _unsynced(sql: str) -> str:
+    return "PRAGMA synchronous=OFF" if sql.startswith("PRAGMA synchronous") else sql
 
 
 def _short(path: str) -> str:

@@ -20,7 +20,7 @@ from mcp_audit.config.shapes import members_of
 from mcp_audit.config.spelling import near
 from mcp_audit.errors import ConfigError
 
-__all__ = ["HERE", "ConfigFile", "find"]
+__all__ = ["HERE", "ConfigFile", "find", "named_file"]
 
 HERE = "config.yaml"
 _MAX_BYTES = 1 << 20
@@ -50,14 +50,19 @@ def find(named: tuple[str, str] | None, environ: Mapping[str, str], cwd: Path) -
     if named is None and environ.get("MCP_AUDIT_CONFIG"):
         named = ("env MCP_AUDIT_CONFIG", environ["MCP_AUDIT_CONFIG"])
     if named is not None:
-        return (None, []) if named[1] == "none" else _named(*named, cwd)
+        return (None, []) if named[1] == "none" else named_file(*named, cwd)
     try:
         return _here(cwd)
     except ConfigError as error:
         raise ConfigError(error.key, error.problem + _NOT_OURS, error.where) from None
 
 
-def _named(flag: str, name: str, cwd: Path) -> tuple[ConfigFile, list[str]]:
+def named_file(flag: str, name: str, cwd: Path) -> tuple[ConfigFile, list[str]]:
+    """Return a file that a setting or a flag names, and notices for the user.
+
+    Raises:
+        ConfigError: it cannot be read, or is not one YAML document.
+    """
     if not name:
         raise ConfigError("", "needs a path, or `none`", flag)
     raw, open_to_all = _read(cwd / name, name)

@@ -59,7 +59,6 @@ INACTIVE: tuple[Inactive, ...] = (
     Inactive("audit.durability", "durability `fsync`", REFUSED, lambda value, _: value == "fsync"),
     Inactive("middleware.gates", "plugins", REFUSED),
     Inactive("middleware.processors", "plugins", REFUSED),
-    Inactive("policy.file", "a policy file of its own", REFUSED),
     Inactive(
         "policy.rules",
         "rules with method, prompt, resource, args, when or mode: shadow",

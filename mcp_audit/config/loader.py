@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from mcp_audit.config.contradictions import Given, contradictions
-from mcp_audit.config.files import find
+from mcp_audit.config.files import find, named_file
 from mcp_audit.config.inactive import NOTICED, REFUSED, Found, get, inactive_in
 from mcp_audit.config.layers import Flags, from_environment, from_flags, upstream_must_not_see
 from mcp_audit.config.model import Config
@@ -47,7 +47,8 @@ class Loaded:
         config: every value; `audit.secret` is empty in it, see `secret`.
         sources: dotted key -> `default`, `FILE:LINE`, `env NAME` or the flag.
         notices: sentences to print before the first message.
-        path: the file that was read, None without one; `sha256` of its bytes in hex, empty without one.
+        path: the file that was read, None without one; `sha256` of its bytes in hex, empty without one;
+            `policy_sha256` likewise of `policy.file`.
         secret: the audit secret, None without one.
         secret_env_names: variables that must not be in the upstream's environment.
         inactive: settings whose value does nothing yet.
@@ -59,6 +60,7 @@ class Loaded:
     notices: tuple[str, ...]
     path: Path | None
     sha256: str
+    policy_sha256: str
     secret: bytes | None = field(repr=False)
     secret_env_names: frozenset[str]
     inactive: tuple[Found, ...]
@@ -117,6 +119,7 @@ class _Loading:
             storage = self._leaves.get("audit.storage")
             key = "audit.sqlite_path" if storage is not None and storage.value == "sqlite" else "audit.path"
             self._take(*from_flags({key: flags["log"]}))
+        policy = self._take_policy_file()
         secret = self._resolve_secrets()
         config = self._build()
         sources = {key: DEFAULT for key, _, _ in leaves_of(Config)} | {
@@ -132,11 +135,33 @@ class _Loading:
             notices=tuple(self._notices),
             path=file.path if file else None,
             sha256=hashlib.sha256(file.raw).hexdigest() if file else "",
+            policy_sha256=hashlib.sha256(policy).hexdigest() if policy else "",
             secret=secret,
             secret_env_names=frozenset(self._hidden),
             inactive=inactive,
             literal=frozenset(self._literal),
         )
+
+    def _take_policy_file(self) -> bytes:
+        """Lay the keys of `policy.file` over the other sources, and return its bytes; a key in both is a problem."""
+        named = self._leaves.get("policy.file")
+        if named is None or not named.value:
+            return b""
+        file, notices = named_file("policy.file", str(named.value), self._cwd)
+        self._notices += notices
+        reader = Reader(Config, file.name)
+        leaves = reader.read(file.root, "policy")
+        self._problems += reader.problems
+        for key, leaf in leaves.items():
+            earlier = self._leaves.get(key)
+            if key == "policy.file":
+                self._problems.append(ConfigError(key, "a policy file cannot name another one; remove it", leaf.where))
+            elif earlier is not None and earlier.where != named.where:
+                problem = f"is given twice, the other time by {earlier.where}; keep one"
+                self._problems.append(ConfigError(key, problem, leaf.where))
+            else:
+                self._leaves[key] = leaf
+        return file.raw
 
     def _take(self, leaves: Mapping[str, Leaf], problems: Sequence[ConfigError]) -> None:
         """Lay one source over those before it. What the source names as a secret's origin is remembered regardless."""

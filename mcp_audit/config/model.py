@@ -358,7 +358,7 @@ class Policy(Section, frozen=True, kw_only=True):
     enabled: Annotated[bool, Meta(description="decide by the rules; without this they do nothing")] = False
     default_action: Annotated[Literal["allow", "deny"], Meta(description="for calls that no rule matches")] = "allow"
     rules: Annotated[tuple[Rule, ...], Meta(description="in order; the first that matches decides")] = ()
-    file: Annotated[str, Meta(description="a file with these keys, reloaded when it changes")] = ""
+    file: Annotated[str, Meta(description="a file with these keys, beside which they are not given here")] = ""
     deny_as: Annotated[
         Literal["error", "tool_error"], Meta(description="a JSON-RPC error, or isError content that the model can read")
     ] = "error"

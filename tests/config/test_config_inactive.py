@@ -38,7 +38,6 @@ _REFUSABLE = {
     "audit.durability": ("audit: {durability: fsync}", ["audit.durability"]),
     "middleware.gates": ("middleware: {gates: [x]}", ["middleware.gates"]),
     "middleware.processors": ("middleware: {processors: [x]}", ["middleware.processors"]),
-    "policy.file": ("policy: {file: x}", ["policy.file"]),
     "policy.rules": ("policy: {enabled: true, rules: [{action: deny, when: 'true'}]}", ["policy.rules"]),
     "policy.on_tool_change": ("policy: {on_tool_change: deny}", ["policy.on_tool_change"]),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fakes import FlakyFiles, When
+from fakes import FlakyFiles, QuickFiles, When
 from ledgers import Sink, crash, exchange, lines, request, start, types, verdict
 from mcp_audit.errors import LedgerRefused, LedgerUnavailable
 from mcp_audit.ledger.entry import Unsealed
@@ -97,7 +97,7 @@ def test_any_operation_may_fail_once(tmp_path: Path, storage: str, when: When) -
         story = f"operation {number} ({files.failed}) failed {when} it took effect"
         assert files.failed, story
 
-        sink = start(folder, storage)
+        sink = start(folder, storage, files=QuickFiles())
         appended_after = sink.append([exchange("z")])
         sink.close()
 
@@ -122,7 +122,7 @@ def test_any_operation_of_a_restart_may_fail_once(tmp_path: Path, storage: str, 
     """Settling a crash may crash: the next start settles both."""
 
     def crashed(folder: Path) -> str:
-        sink = start(folder, storage)
+        sink = start(folder, storage, files=QuickFiles())
         sink.append([request(), exchange("kept")])
         sink.checkpoint()
         sink.append([request()])
@@ -147,7 +147,7 @@ def test_any_operation_of_a_restart_may_fail_once(tmp_path: Path, storage: str, 
             crash(sink)
         except LedgerRefused as refusal:
             assert refusal.exit_code == 2, files.failed
-        start(folder, storage).close()
+        start(folder, storage, files=QuickFiles()).close()
 
         assert files.failed
         assert types(path).count("orphan") == 2, files.failed
