@@ -38,6 +38,8 @@ policy:
     - action: deny
       tool_name: "delete_*"
       reason: destructive tools are blocked here
+proxy:
+  log: {{level: warn}}
 dashboard: {{enabled: false}}
 metrics: {{enabled: false}}
 """
@@ -45,13 +47,19 @@ metrics: {{enabled: false}}
 _CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("list_files", {}),
     ("echo", {"text": "hello"}),
-    ("login", {"user": "ada", "password": "correct horse"}),
+    ("login", {"user": "ada", "password": "xyzzy"}),
     ("wait", {"seconds": 0.3}),
     ("fail", {}),
     ("delete_file", {"name": "report.txt"}),
     ("echo", {"text": "again"}),
     ("echo", {"text": "too often"}),
 )
+
+_NEXT = """
+What to type next:
+  mcp-audit query {log} --outcome denied
+  mcp-audit show {log} 9
+  mcp-audit -- npx -y @modelcontextprotocol/server-filesystem /tmp     # your own server, recorded"""
 
 
 class _Seen(NamedTuple):
@@ -73,10 +81,13 @@ def run(args: argparse.Namespace) -> int:
     log, env = _prepare(folder)
     seen = _session(folder, env)
     _print_session(seen, log)
-    good = _verify(log, env)
-    forged = _verify(_falsified(log), env)
-    _print_verdicts(log, good, forged)
-    return 0 if good.returncode == 0 and forged.returncode == 1 else 1
+    pinned = log.with_name(log.name + ".pub").read_text().strip()  # as an auditor would have it from elsewhere
+    print(f"\n$ mcp-audit verify {log} --vkey $PINNED", flush=True)
+    intact = _verify(log, pinned, env)
+    print("\nThe same ledger with one word changed (the denied call now claims to be answered):", flush=True)
+    forged = _verify(_falsified(log), pinned, env)
+    print(_NEXT.format(log=log))
+    return 0 if (intact, forged) == (0, 1) else 1
 
 
 def _folder(wanted: str | None) -> Path | None:
@@ -126,18 +137,19 @@ def _print_session(seen: list[_Seen], log: Path) -> None:
     rows = []
     for said, record in zip(seen, entries, strict=True):
         entry = record.line
-        hidden = len(entry.get("redacted", ()))
-        recorded = f"{entry['outcome']}, {entry['duration_ms']} ms" + (f", {hidden} values hidden" if hidden else "")
-        rows.append((said.call, said.answer, str(record.seq), recorded))
+        hidden = str(len(entry["redacted"])) if "redacted" in entry else ""
+        rows.append((said.call, said.answer, str(record.seq), entry["outcome"], str(entry["duration_ms"]), hidden))
     print("A client, the proxy and a server: three processes. What the client saw, and what the ledger says:\n")
-    print_table(("call", "answer the client got", "seq", "recorded as"), rows)
+    columns = ("call", "answer the client got", "seq", "recorded as", "ms", "hidden")
+    print_table(columns, rows, right=("seq", "ms", "hidden"))
     login = next(record.line for record in entries if record.line["tool_name"] == "login")
     print(f"\nThe server got the password. The ledger has: {json.dumps(login['params']['arguments'])}")
 
 
-def _verify(log: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mcp_audit", "verify", str(log)]
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+def _verify(log: Path, vkey: str, env: dict[str, str]) -> int:
+    return subprocess.run(
+        [sys.executable, "-m", "mcp_audit", "verify", str(log), "--vkey", vkey], env=env, check=False
+    ).returncode
 
 
 def _falsified(log: Path) -> Path:
@@ -148,19 +160,3 @@ def _falsified(log: Path) -> Path:
         shutil.copy(part, copy.parent)
     copy.write_bytes(copy.read_bytes().replace(b'"outcome":"denied"', b'"outcome":"answered"'))
     return copy
-
-
-def _print_verdicts(
-    log: Path, good: subprocess.CompletedProcess[str], forged: subprocess.CompletedProcess[str]
-) -> None:
-    print(f"\n$ mcp-audit verify {log}")
-    print((good.stdout + good.stderr).rstrip())
-    print("\nThe same ledger with one word changed (the denied call now claims to be answered):")
-    print((forged.stdout + forged.stderr).rstrip())
-    print(
-        f"""
-What to type next:
-  mcp-audit query {log} --outcome denied
-  mcp-audit show {log} 9
-  mcp-audit -- npx -y @modelcontextprotocol/server-filesystem /tmp     # your own server, recorded"""
-    )

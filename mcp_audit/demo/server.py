@@ -50,7 +50,7 @@ class _Server:
             "echo": lambda text: str(text),
             "wait": self._wait,
             "fail": self._fail,
-            "login": lambda user, password: json.dumps({"user": user, "token": f"demo-{len(password)}-f3a9c1"}),
+            "login": lambda user, password: json.dumps({"token": f"{user}-{len(password)}-f3a9"}),
             "delete_file": self._delete,
         }
 

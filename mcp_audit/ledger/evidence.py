@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import sqlite3
 import time
 import zlib
@@ -27,8 +28,10 @@ __all__ = [
     "Beside",
     "CannotLook",
     "chunks",
+    "claimed_origin",
     "integrity_problem",
     "is_sqlite",
+    "is_transient",
     "look_beside",
     "open_bytes",
     "open_sqlite",
@@ -45,6 +48,10 @@ _ROWS = 256
 _SETTLE_SECONDS = 0.02
 _SETTLE_TRIES = 10
 _MAX_NOTE = 1 << 20
+_TRANSIENT = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
+_LOG = re.compile(
+    rb',"log":"([A-Za-z0-9._/-]{1,200})","seq":[0-9]+,"prev":"[0-9a-f]{64}"(?:,"mac":"[0-9a-f]{64}")?\}\Z'
+)
 NO_TABLES = "the database has no tables"
 
 
@@ -136,6 +143,27 @@ def open_bytes(path: str) -> BinaryIO:
     except OSError as error:
         raise CannotLook(path, error.strerror or str(error)) from error
     return file
+
+
+def claimed_origin(path: str, sqlite: bool) -> str | None:
+    """Return the name of the log that its first line claims to belong to, or None."""
+    if sqlite:
+        try:
+            with open_sqlite(path) as connection:
+                row = connection.execute("SELECT line FROM entries ORDER BY seq LIMIT 1").fetchone()
+            line = row[0] if row else b""
+        except sqlite3.DatabaseError:
+            return None
+    else:
+        with open_bytes(path) as file:
+            line = next(chunks(file), b"").partition(b"\n")[0]
+    tail = _LOG.search(line)
+    return tail[1].decode() if tail else None
+
+
+def is_transient(error: sqlite3.DatabaseError) -> bool:
+    """Say whether a database cannot be looked at now, as opposed to being corrupt."""
+    return error.sqlite_errorcode & 0xFF in _TRANSIENT
 
 
 def chunks(file: BinaryIO) -> Iterator[bytes]:

@@ -3,6 +3,7 @@
 Sans I/O: feed bytes, ask afterwards. Both the checker and the start of a writer use it, so they cannot disagree about
 what is intact. Promise: constant memory but for one line and what is still open; a line counts only if it continues
 the chain; bytes that are no such line are accepted only if the next good line is a `recovery` that describes them.
+Long because the offsets, the held bytes and the bad bytes are one invariant: together they are `position`.
 
 How a writer uses it:
 
@@ -121,23 +122,17 @@ class Scanner:
             if data.startswith(b"\n"):
                 self.end += 1
                 data = data[1:]
-        head, lf, rest = data.partition(b"\n")
-        if self._swallowing:
-            self._swallow(head + lf)
-            if not lf:
-                return
-            head, lf, rest = rest.partition(b"\n")
-        if not lf:
-            self._hold(head)
-            return
-        if self._parts:
-            self._parts.append(head)
-            head = b"".join(self._parts)
+        lines = data.split(b"\n")
+        last = lines.pop()
+        if lines and self._swallowing:
+            self._bad_bytes(lines.pop(0) + b"\n")
+            self._bad_lines += 1
+            self._swallowing = False
+        elif lines and self._parts:
+            lines[0] = b"".join(self._parts) + lines[0]
             self._parts.clear()
             self._held = 0
-        lines = rest.split(b"\n")
-        last = lines.pop()
-        self._lines([head, *lines])
+        self._lines(lines)
         self._hold(last)
 
     def feed_rows(self, rows: Iterable[tuple[int, bytes]]) -> None:
@@ -228,7 +223,7 @@ class Scanner:
             return str(self.fault)
         torn = self.torn()
         if self.chain.size == 0 and torn is not None:
-            return f"line 1: no whole opening line of a log stands there ({torn.fault.reason})"
+            return f"line 1: the first line is not the whole opening line of a log ({torn.fault.reason})"
         if checkpoint is None or checkpoint.size in self.roots:
             return self._root_contradiction(checkpoint)
         missing = f"seq {self.chain.size} to {checkpoint.size - 1}, which the checkpoint covers, "
@@ -357,22 +352,21 @@ class Scanner:
         """Keep the beginning of a line; one that cannot be ours is hashed away instead of kept."""
         if not part:
             return
+        if self._swallowing:
+            self._bad_bytes(part)
+            return
         self._parts.append(part)
         self._held += len(part)
         if self._held > MAX_LINE_BYTES or (self._held > _LONG and not self._parts[0].startswith(b'{"')):
-            if self._region is None:
-                self._region = BadBytes(self._diagnose(b""))
-            self._region.add(b"".join(self._parts))
+            self._bad_bytes(b"".join(self._parts))
             self._parts.clear()
             self._held = 0
             self._swallowing = True
 
-    def _swallow(self, data: bytes) -> None:
-        assert self._region is not None
+    def _bad_bytes(self, data: bytes) -> None:
+        if self._region is None:
+            self._region = BadBytes(self._diagnose(b""))
         self._region.add(data)
-        if data.endswith(b"\n"):
-            self._swallowing = False
-            self._bad_lines += 1
 
     def _diagnose(self, line: bytes, why: str = "its line feed is missing") -> Fault:
         return Fault(self._place(), self.chain.size, why_broken(self.chain, line, why))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import os
-import re
 import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -19,9 +18,10 @@ from mcp_audit.ledger.evidence import (
     NO_TABLES,
     Beside,
     CannotLook,
-    chunks,
+    claimed_origin,
     integrity_problem,
     is_sqlite,
+    is_transient,
     look_beside,
     open_bytes,
     open_sqlite,
@@ -36,11 +36,6 @@ from mcp_audit.ledger.scan import FORMAT_VERSION, Scanner
 from mcp_audit.ledger.strict import Strict
 
 __all__ = ["verify"]
-
-_TRANSIENT = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
-_LOG = re.compile(
-    rb',"log":"([A-Za-z0-9._/-]{1,200})","seq":[0-9]+,"prev":"[0-9a-f]{64}"(?:,"mac":"[0-9a-f]{64}")?\}\Z'
-)
 
 
 def verify(
@@ -155,7 +150,7 @@ class _Check:
 
     def _choose_key(self, beside: Beside, sqlite: bool) -> str | None:
         """Set the key that judges the notes and return the origin the log must have."""
-        claimed = self._claimed_origin(sqlite) or _origin_of_note(beside.note)
+        claimed = claimed_origin(self.path, sqlite) or _origin_of_note(beside.note)
         for pin in self.pins:
             if pin.origin == claimed or len(self.pins) == 1:
                 self.key, self.pinned = pin, True
@@ -168,21 +163,6 @@ class _Check:
             self.unknown = "no verifier key is at hand: there is no readable .pub beside the log; give --vkey"
             return claimed
         return self.key.origin
-
-    def _claimed_origin(self, sqlite: bool) -> str | None:
-        """Return the name in the log's first line."""
-        if sqlite:
-            try:
-                with open_sqlite(self.path) as connection:
-                    row = connection.execute("SELECT line FROM entries ORDER BY seq LIMIT 1").fetchone()
-                line = row[0] if row else b""
-            except sqlite3.DatabaseError:
-                return None
-        else:
-            with open_bytes(self.path) as file:
-                line = next(chunks(file), b"").partition(b"\n")[0]
-        tail = _LOG.search(line)
-        return tail[1].decode() if tail else None
 
     def _read_notes(self, beside: Beside) -> None:
         if beside.note is None:
@@ -220,7 +200,7 @@ class _Check:
                     problem = None if scanner.fault else integrity_problem(connection)
                 return problem
         except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode & 0xFF in _TRANSIENT:
+            if is_transient(error):
                 raise CannotLook(self.path, str(error)) from error
             return f"the database is corrupt: {error}"
 

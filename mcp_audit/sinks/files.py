@@ -31,6 +31,7 @@ __all__ = [
     "read_small",
     "refuse_network",
     "replace",
+    "require_ours",
     "write_aside",
 ]
 
@@ -170,23 +171,30 @@ def open_regular(files: Files, path: str, flags: int) -> tuple[int, os.stat_resu
         raise LedgerRefused(path, problem, 2) from error
     try:
         found = files.fstat(fd)
-        problem = _objection(found)
-        if problem:
-            raise LedgerRefused(path, problem, 2)
+        require_ours(path, found)
     except BaseException:
         os.close(fd)
         raise
     return fd, found
 
 
-def _objection(found: os.stat_result) -> str:
-    if not stat.S_ISREG(found.st_mode):
-        return "is not a regular file; choose another path for the ledger"
-    if hasattr(os, "geteuid") and found.st_uid != os.geteuid():
-        return f"belongs to user {found.st_uid}, not to us; choose another path, or run as its owner"
-    if found.st_nlink > 1:
-        return f"has {found.st_nlink} names (hard links), so it could be changed under another one; remove the others"
-    return ""
+def require_ours(path: str, found: os.stat_result) -> None:
+    """Refuse what is no regular file, not ours, or has a second name.
+
+    Raises:
+        LedgerRefused: in words.
+    """
+    problem = ""
+    if stat.S_ISLNK(found.st_mode):
+        problem = "is a symbolic link, which somebody could turn elsewhere; name the file itself"
+    elif not stat.S_ISREG(found.st_mode):
+        problem = "is not a regular file; choose another path for the ledger"
+    elif hasattr(os, "geteuid") and found.st_uid != os.geteuid():
+        problem = f"belongs to user {found.st_uid}, not to us; choose another path, or run as its owner"
+    elif found.st_nlink > 1:
+        problem = f"has {found.st_nlink} names (hard links) and could be changed under another one; remove the others"
+    if problem:
+        raise LedgerRefused(path, problem, 2)
 
 
 def read_small(files: Files, path: str) -> bytes | None:

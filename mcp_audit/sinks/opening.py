@@ -8,7 +8,6 @@ only the long scan before it is not, so that peers can work meanwhile.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,15 @@ from mcp_audit.ledger.checkpoint import BadNote, Checkpoint, open_note, signed_n
 from mcp_audit.ledger.keys import LogKey, check_origin, check_secret
 from mcp_audit.ledger.merkle import EMPTY_ROOT
 from mcp_audit.ledger.scan import Scanner
-from mcp_audit.sinks.files import Files, discard_temporaries, make_directory, read_small, refuse_network, replace
+from mcp_audit.sinks.files import (
+    Files,
+    discard_temporaries,
+    make_directory,
+    read_small,
+    refuse_network,
+    replace,
+    require_ours,
+)
 from mcp_audit.sinks.identity import Identity, create_key, identify, read_key, read_verifier
 from mcp_audit.sinks.locks import Locks
 from mcp_audit.sinks.setaside import move_aside, named_origins, predecessor, set_aside_origins
@@ -145,15 +152,10 @@ class _Start:
     def _refuse_other_kinds(self) -> None:
         """Before any file is made: a FIFO, a directory or a link at the path is a mistake, or an attack."""
         try:
-            mode = os.lstat(self.path).st_mode
+            found = os.lstat(self.path)
         except FileNotFoundError:
             return
-        if stat.S_ISLNK(mode):
-            raise LedgerRefused(
-                self.path, "is a symbolic link, which somebody could turn elsewhere; name the file itself", 2
-            )
-        if not stat.S_ISREG(mode):
-            raise LedgerRefused(self.path, "is not a regular file; choose another path for the ledger", 2)
+        require_ours(self.path, found)
 
     def _found(self) -> _Found:
         note = read_small(self.files, self.sidecar)

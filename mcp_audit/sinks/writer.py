@@ -13,15 +13,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from mcp_audit.errors import LedgerRefused, LedgerUnavailable
+from mcp_audit.errors import LedgerUnavailable
 from mcp_audit.ledger.chain import Mac
-from mcp_audit.ledger.checkpoint import BadNote, Checkpoint, open_note, signed_note
+from mcp_audit.ledger.checkpoint import Checkpoint, signed_note
 from mcp_audit.ledger.entry import Unsealed, encode_typed
 from mcp_audit.ledger.merkle import EMPTY_ROOT
 from mcp_audit.ledger.scan import FORMAT_VERSION, Scanner
-from mcp_audit.sinks.files import Files, discard, install, read_small, write_aside
+from mcp_audit.sinks.files import Files
 from mcp_audit.sinks.identity import Identity
 from mcp_audit.sinks.locks import Locks
+from mcp_audit.sinks.sidecar import Sidecar
 from mcp_audit.sinks.stamp import Stamp
 
 __all__ = ["LedgerWriter"]
@@ -60,14 +61,13 @@ class LedgerWriter(ABC):
         self._locks = locks
         self._stamp = stamp
         self._files = files
-        self._sidecar = path + ".checkpoint"
+        self._sidecar = Sidecar(files, path, identity.verifier)
         self._place = (-1, -1)  # inode and device of the file we opened
         self._mutex = threading.Lock()  # flock does not keep threads of one process apart
         self._publishing = threading.Lock()  # one checkpoint or close at a time; taken before the mutex
         self._cause = ""
         self._hopeless = ""  # only a restart may believe this storage again
         self._signed = Checkpoint(self.origin, 0, EMPTY_ROOT)  # the largest checkpoint we know of
-        self._seen: tuple[bytes, tuple[Checkpoint, str] | None] = (b"", None)  # the sidecar, and what it is worth
         self._run: int | None = None  # seq of our `open`
         self._closed = False
 
@@ -258,22 +258,14 @@ class LedgerWriter(ABC):
                 taken = self._snapshot()
             if taken is None or self._adopt(taken):
                 return None
-            temporary, note = self._prepare(taken)
-            with self._mutex:
-                self._locks.acquire(wait=True)
-                try:
-                    self._publish(taken, note, temporary)
-                finally:
-                    self._locks.release()
+            self._sign(taken, holding=False)
         except OSError as error:
             raise LedgerUnavailable(self.path, f"no checkpoint: {error.strerror or error}") from error
         return self.note
 
     def first_checkpoint(self) -> None:
-        """Sign the state at once; for a start that holds the append lock already."""
-        taken = Checkpoint(self.origin, self._chain.size, self._chain.tree.root())
-        temporary, note = self._prepare(taken)
-        self._publish(taken, note, temporary)
+        """Sign the state at once; for a creation, which holds the lock."""
+        self._sign(Checkpoint(self.origin, self._chain.size, self._chain.tree.root()), holding=True)
 
     def _snapshot(self) -> Checkpoint | None:
         if self.blocked:
@@ -287,50 +279,44 @@ class LedgerWriter(ABC):
         finally:
             self._leave()
 
-    def _prepare(self, taken: Checkpoint) -> tuple[str, str]:
-        """Make the note durable everywhere but at its final name, so that the lock is held for a rename only."""
+    def _sign(self, taken: Checkpoint, holding: bool) -> None:
         self._sync()
         note = signed_note(taken, self._identity.key)
         self._keep(taken, note)
-        return write_aside(self._files, self._sidecar, note.encode()), note
+        temporary = self._sidecar.prepare(note)
+        try:
+            if holding:
+                self._publish(taken, note, temporary)
+            else:
+                with self._mutex:
+                    self._locks.acquire(wait=True)
+                    try:
+                        self._publish(taken, note, temporary)
+                    finally:
+                        self._locks.release()
+        finally:
+            self._sidecar.discard(temporary)
+        self._sidecar.settle()
 
     def _publish(self, taken: Checkpoint, note: str, temporary: str) -> None:
         """With the lock on small files: replace the sidecar unless it is as large by now."""
-        try:
-            if not self._adopt(taken):
-                install(self._files, temporary, self._sidecar)
-                self._signed, self.note, self.due = taken, note, False
-        finally:
-            discard(self._files, temporary)
+        if not self._adopt(taken):
+            self._sidecar.publish(temporary)
+            self._signed, self.note, self.due = taken, note, False
 
     def _adopt(self, taken: Checkpoint) -> bool:
         """Say whether a peer has signed as much already, and take over its note."""
-        published = self._published()
-        if published is None or published[0].size < taken.size:
+        published = self._sidecar.read()
+        if published is None or published.checkpoint.size < taken.size:
             return False
         signed, note = published
         if signed.size == taken.size and signed.root != taken.root:
-            self._hopeless = f"{self._sidecar} signs another tree of the same size; run `mcp-audit verify {self.path}`"
+            self._hopeless = (
+                f"{self._sidecar.path} signs another tree of the same size; run `mcp-audit verify {self.path}`"
+            )
             self._block(self._hopeless)
         self._signed, self.note, self.due = signed, note, False
         return True
-
-    def _published(self) -> tuple[Checkpoint, str] | None:
-        """Return the sidecar's checkpoint and note. One that does not verify counts as none: ours repairs it."""
-        try:
-            data = read_small(self._files, self._sidecar) or b""
-        except LedgerRefused:
-            return None
-        # A signature takes longer to check than the lock may be held, and mostly it is our own.
-        if data != self._seen[0]:
-            self._seen = (data, self._verified(data.decode("utf-8", "replace")))
-        return self._seen[1]
-
-    def _verified(self, note: str) -> tuple[Checkpoint, str] | None:
-        try:
-            return open_note(note, self._identity.verifier), note
-        except BadNote:
-            return None
 
     # -- trouble -------------------------------------------------------------------------------------------------------
 
@@ -353,8 +339,8 @@ class LedgerWriter(ABC):
         """Return what must be written before the next line, see `Scanner.mend`."""
         if self._scanner.torn() is None:
             return self._scanner.mend(0)
-        published = self._published()
-        signed = max(self._signed.size, published[0].size if published else 0)
+        published = self._sidecar.read()
+        signed = max(self._signed.size, published.checkpoint.size if published else 0)
         if self._chain.size < signed:
             self._block(f"lines that were signed are damaged; run `mcp-audit verify {self.path}`")
         self.due = True

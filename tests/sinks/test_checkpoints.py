@@ -102,11 +102,10 @@ def test_a_larger_checkpoint_is_never_replaced(tmp_path: Path, storage: str) -> 
     sink, peer = start(tmp_path, storage), start(tmp_path, storage)
     appended(sink, exchange())
     taken = Checkpoint(sink.origin, sink.size, sink._chain.tree.root())
-    temporary, note = sink._prepare(taken)
     appended(peer, exchange())
     larger = peer.checkpoint()
 
-    sink._publish(taken, note, temporary)
+    sink._sign(taken, holding=False)
 
     assert Path(sink.path + ".checkpoint").read_text() == sink.note == larger
     assert not [path for path in tmp_path.iterdir() if ".tmp-" in path.name]

@@ -570,13 +570,14 @@ def test_a_network_filesystem_is_refused(tmp_path: Path) -> None:
     start(tmp_path, files=NetworkFiles("nfs"), allow_network_fs=True).close()
 
 
-def test_a_hard_link_to_the_log_is_refused(tmp_path: Path) -> None:
+@both
+def test_a_hard_link_to_the_log_is_refused(tmp_path: Path, storage: str) -> None:
     """The log could be changed under its other name."""
-    log = closed_log(tmp_path)
+    log = closed_log(tmp_path, storage)
     os.link(log, tmp_path / "second")
 
     with pytest.raises(LedgerRefused, match="hard links") as refused:
-        start(tmp_path)
+        start(tmp_path, storage)
 
     assert refused.value.exit_code == 2
 

@@ -101,7 +101,8 @@ def test_processes_share_a_ledger(tmp_path: Path, storage: str, writers: int) ->
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("storage", STORAGES)
 def test_one_of_four_is_killed(tmp_path: Path, storage: str) -> None:
-    """Its acknowledged lines stay, its open request gets an orphan from whoever is last, its run is named."""
+    """Its acknowledged lines stay, its open request gets an orphan from whoever closes last, its run is named."""
+    last = start(tmp_path, storage)
     team = [Writer(tmp_path, storage, f"w{number}", 30) for number in range(3)]
     for writer in team:
         writer.expect("ready")
@@ -115,6 +116,8 @@ def test_one_of_four_is_killed(tmp_path: Path, storage: str) -> None:
     for writer in team:
         writer.expect("closed")
         assert writer.end() == 0
+    assert "orphan" not in types(path)
+    last.close()
 
     found = {line["params"]["text"]: line["seq"] for line in lines(path) if "type" not in line}
     assert found == {text: seq for writer in [*team, victim] for text, seq in writer.acknowledged.items()}

@@ -59,7 +59,7 @@ def test_columns_answer_queries(tmp_path: Path) -> None:
     assert raw(sink.path, "SELECT seq, method, outcome, of FROM entries WHERE type IS NULL") == [
         (2, "tools/call", "answered", 1)
     ]
-    assert raw(sink.path, "SELECT params FROM audit_entries") == [('{"text": "found"}',)]
+    assert raw(sink.path, "SELECT params FROM audit_entries") == [('{"text":"found"}',)]
     sink.close()
 
 
