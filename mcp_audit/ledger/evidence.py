@@ -23,20 +23,17 @@ from mcp_audit.ledger.scan import Scanner
 from mcp_audit.ledger.sqlite_schema import SCHEMA
 
 __all__ = [
-    "NO_TABLES",
     "SQLITE_MAGIC",
     "Beside",
     "CannotLook",
     "chunks",
     "claimed_origin",
-    "integrity_problem",
     "is_sqlite",
-    "is_transient",
     "look_beside",
     "open_bytes",
     "open_sqlite",
     "scan_file",
-    "scan_rows",
+    "scan_sqlite",
     "schema_problem",
     "writer_alive",
 ]
@@ -52,7 +49,7 @@ _TRANSIENT = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPE
 _LOG = re.compile(
     rb',"log":"([A-Za-z0-9._/-]{1,200})","seq":[0-9]+,"prev":"[0-9a-f]{64}"(?:,"mac":"[0-9a-f]{64}")?\}\Z'
 )
-NO_TABLES = "the database has no tables"
+_NO_TABLES = "the database has no tables"
 
 
 class CannotLook(LedgerError):
@@ -161,11 +158,6 @@ def claimed_origin(path: str, sqlite: bool) -> str | None:
     return tail[1].decode() if tail else None
 
 
-def is_transient(error: sqlite3.DatabaseError) -> bool:
-    """Say whether a database cannot be looked at now, as opposed to being corrupt."""
-    return error.sqlite_errorcode & 0xFF in _TRANSIENT
-
-
 def chunks(file: BinaryIO) -> Iterator[bytes]:
     """Yield the rest of a file.
 
@@ -241,7 +233,7 @@ def schema_problem(connection: sqlite3.Connection) -> str | None:
     """Return how the tables differ from those a writer creates, or None."""
     rows = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
     if not rows:
-        return NO_TABLES
+        return _NO_TABLES
     found = {name.decode("utf-8", "replace"): sql.decode("utf-8", "replace") for name, sql in rows}
     if found == SCHEMA:
         return None
@@ -249,15 +241,33 @@ def schema_problem(connection: sqlite3.Connection) -> str | None:
     return f"the database schema was changed ({', '.join(odd[:5])})"
 
 
-def integrity_problem(connection: sqlite3.Connection) -> str | None:
+def _integrity_problem(connection: sqlite3.Connection) -> str | None:
     """Return the first complaint of SQLite's full integrity check, or None."""
     (answer,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     text: str = answer.decode("utf-8", "replace") if isinstance(answer, bytes) else str(answer)
     return None if text == "ok" else f"SQLite's integrity check fails: {text.splitlines()[0]}"
 
 
-def scan_rows(connection: sqlite3.Connection, scanner: Scanner) -> None:
-    """Feed all rows of a SQLite ledger in order."""
-    cursor = connection.execute("SELECT seq, line FROM entries ORDER BY seq")
-    while rows := cursor.fetchmany(_ROWS):
-        scanner.feed_rows(rows)
+def scan_sqlite(path: str, scanner: Scanner, signed: int | None) -> str | None:
+    """Feed all rows in order, in one snapshot; return what is wrong with the database around them, or None.
+
+    Args:
+        signed: size of the newest checkpoint. With 0 a database without tables is one that was just being created.
+
+    Raises:
+        CannotLook: it is locked, or not to be opened.
+    """
+    try:
+        with open_sqlite(path) as connection:
+            problem = schema_problem(connection)
+            if problem is not None:
+                return None if problem == _NO_TABLES and signed == 0 else problem
+            cursor = connection.execute("SELECT seq, line FROM entries ORDER BY seq")
+            while rows := cursor.fetchmany(_ROWS):
+                scanner.feed_rows(rows)
+            # After a fault the check has nothing to add, and over a row that is no JSON it cannot run.
+            return None if scanner.fault else _integrity_problem(connection)
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF in _TRANSIENT:
+            raise CannotLook(path, str(error)) from error
+        return f"the database is corrupt: {error}"

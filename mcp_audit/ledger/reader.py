@@ -287,7 +287,7 @@ def lines_backward(file: BinaryIO) -> Iterator[bytes]:
         size = min(_BLOCK, position)
         position -= size
         file.seek(position)
-        pieces = _exactly(file, size).split(b"\n")
+        pieces = file.read(size).split(b"\n")
         parts.append(pieces.pop())
         if pieces:
             yield b"".join(reversed(parts))
@@ -295,13 +295,3 @@ def lines_backward(file: BinaryIO) -> Iterator[bytes]:
             yield from reversed(pieces[1:])
     if parts:
         yield b"".join(reversed(parts))
-
-
-def _exactly(file: BinaryIO, size: int) -> bytes:
-    data = file.read(size)
-    while len(data) < size:
-        more = file.read(size - len(data))
-        if not more:  # the file was cut while we read it
-            break
-        data += more
-    return data

@@ -75,7 +75,7 @@ class Strict:
 
     def _problem(self, seq: int, line: bytes) -> str | None:
         try:
-            pairs = json.loads(line.decode(), object_pairs_hook=list, parse_constant=_no_constant)
+            pairs = _DECODE(line.decode())
         except (ValueError, RecursionError):
             return "it is not strict JSON"
         members = dict(pairs)
@@ -124,8 +124,7 @@ class Strict:
 def _shape_problem(kind: str, pairs: list[tuple[str, Any]], members: dict[str, Any]) -> str | None:
     for name, value in pairs:
         wanted = _TYPE_OF.get(name)
-        # bool is an int to Python, not to JSON.
-        if wanted is not None and (not isinstance(value, wanted) or isinstance(value, bool)):
+        if wanted is not None and type(value) is not wanted:  # exactly: to Python a bool is an int
             return f"its {name} has the wrong type"
     missing = [name for name in ("id", "timestamp", *_REQUIRED.get(kind, ())) if name not in members]
     if kind == "orphan" and "of" not in members:
@@ -148,3 +147,6 @@ def _raw_value(line: bytes, start: int) -> bytes:
 
 def _no_constant(name: str) -> None:
     raise ValueError(name)
+
+
+_DECODE = json.JSONDecoder(object_pairs_hook=list, parse_constant=_no_constant).decode

@@ -8,26 +8,20 @@ from __future__ import annotations
 
 import base64
 import os
-import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from mcp_audit.ledger.chain import Chain, Mac
 from mcp_audit.ledger.checkpoint import BadNote, Checkpoint, open_note, read_unverified
 from mcp_audit.ledger.evidence import (
-    NO_TABLES,
     Beside,
     CannotLook,
     claimed_origin,
-    integrity_problem,
     is_sqlite,
-    is_transient,
     look_beside,
     open_bytes,
-    open_sqlite,
     scan_file,
-    scan_rows,
-    schema_problem,
+    scan_sqlite,
     writer_alive,
 )
 from mcp_audit.ledger.keys import BadKey, NoEd25519, VerifierKey, key_id_of, mac_key
@@ -114,7 +108,7 @@ class _Check:
         watch = [note.size for note in (self.note, self.against) if note is not None]
         scanner = Scanner(chain, watch, strict.inspect if strict else None)
         if sqlite:
-            problem = self._scan_sqlite(scanner)
+            problem = scan_sqlite(self.path, scanner, self.note.size if self.note else None)
         else:
             problem = None
             with open_bytes(self.path) as file:
@@ -187,22 +181,6 @@ class _Check:
         except BadNote as error:
             self.note_problem = self.note_problem or f"the {what} is damaged: {error}"
             return None
-
-    def _scan_sqlite(self, scanner: Scanner) -> str | None:
-        """Scan the rows; return what is wrong with the database around them."""
-        try:
-            with open_sqlite(self.path) as connection:
-                problem = schema_problem(connection)
-                if problem == NO_TABLES and self.note is not None and self.note.size == 0:
-                    return None
-                if problem is None:
-                    scan_rows(connection, scanner)
-                    problem = None if scanner.fault else integrity_problem(connection)
-                return problem
-        except sqlite3.DatabaseError as error:
-            if is_transient(error):
-                raise CannotLook(self.path, str(error)) from error
-            return f"the database is corrupt: {error}"
 
     def _describe(self, scanner: Scanner, size: int) -> None:
         report, chain, kinds = self.report, scanner.chain, scanner.kinds

@@ -17,7 +17,7 @@ _END = rb"-----END [A-Z0-9 ]{0,40}?PRIVATE KEY(?: BLOCK)?-----"
 # A name followed by a value is a parameter of WWW-Authenticate, which tells no secret.
 _BEARER = (
     rb"earer(?<=[bB]earer)(?<![A-Za-z0-9].earer) +"
-    rb"((?:(?=[A-Za-z_.~+/-]*+[0-9])[A-Za-z0-9_.~+/-]{8,}+|[A-Za-z0-9_.~+/-]{16,}+)(?!=+[\w\"\\])=*+)"
+    rb"((?:(?=[A-Za-z_.~+/-]{0,64}+[0-9])[A-Za-z0-9_.~+/-]{8,}+|[A-Za-z0-9_.~+/-]{16,}+)(?!=+[\w\"\\])=*+)"
 )
 _ASSIGNED = rb"[\"'\\]{0,4}[ \t]{0,8}[:=][ \t]{0,8}[\"'\\]{0,4}"
 _BEARER_HEADER = rb"uthorization" + _ASSIGNED + rb"[bB]earer +([^\s\"'\\,;<>${}\[\]]++)"
@@ -62,7 +62,7 @@ FAMILIES = (
     ),
     _family(  # OpenAI, Anthropic and others; Slack; PEM
         re.compile(rb"-(?:(?<=sk-)|(?<=xapp-)|(?<=xox.-)|(?=----BEGIN ))").search,
-        rb"sk-(?<![A-Za-z0-9]sk-)(?=[A-Za-z_-]*+[0-9])[A-Za-z0-9_-]{20,}+",
+        rb"sk-(?<![A-Za-z0-9]sk-)(?=[A-Za-z_-]{0,64}+[0-9])[A-Za-z0-9_-]{20,}+",
         rb"xox[a-z]-(?<![A-Za-z0-9]xox.-)[A-Za-z0-9%-]{10,}+",
         rb"xapp-(?<![A-Za-z0-9]xapp-)[A-Za-z0-9-]{10,}+",
         rb"(?s)" + _BEGIN + rb".*?(?:" + _END + rb"|\Z)",
@@ -73,7 +73,7 @@ FAMILIES = (
     ),
     _family(  # JWT and JWE
         re.compile(rb"J(?<=eyJ)").search,
-        rb"eyJ(?<![A-Za-z0-9_-]eyJ)[A-Za-z0-9_-]{8,}+(?:\.[A-Za-z0-9_-]*+){2,4}",
+        rb"eyJ(?<![A-Za-z0-9_-]eyJ)[A-Za-z0-9_-]{8,}+(?:\.[A-Za-z0-9_-]*+){1,3}\.[A-Za-z0-9_-]++",
     ),
     _family(_has_bearer, _BEARER, _BEARER_HEADER),
     _family(  # the password, up to the last @ of the authority

@@ -29,7 +29,9 @@ from mcp_audit.sinks.files import (
 )
 from mcp_audit.sinks.identity import Identity, create_key, identify, read_key, read_verifier
 from mcp_audit.sinks.locks import Locks
+from mcp_audit.sinks.refusals import not_alone, refuse_foreign_secret, refuse_old_key, tampered, too_new, unknown
 from mcp_audit.sinks.setaside import move_aside, named_origins, predecessor, set_aside_origins
+from mcp_audit.sinks.settings import LedgerSettings
 from mcp_audit.sinks.stamp import Stamp
 
 if TYPE_CHECKING:
@@ -37,36 +39,6 @@ if TYPE_CHECKING:
     from mcp_audit.sinks.sqlite import SqliteSink
 
 __all__ = ["LedgerSettings", "open_ledger"]
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerSettings:
-    """Which ledger, and how.
-
-    Args:
-        path: the log; relative to the current directory.
-        storage: `jsonl` or `sqlite`.
-        secret: AUDIT_SECRET; None for a log without MACs.
-        origin: the log's name; empty: what the key says, or a new name.
-        signing_key: path of the private key; empty: `<log>.key`.
-        software: name and version of the writer, for `open` lines.
-        config_sha256, policy_sha256: of the bytes of the files in force, for `open` lines.
-        allow_network_fs: use a network filesystem although locks and syncs may not hold there.
-        accept_loss: set a log aside that cannot be gone on with, and begin a new one.
-        busy_timeout_ms: how long to wait for another process that has a SQLite ledger locked.
-    """
-
-    path: str
-    storage: str = "jsonl"
-    secret: bytes | None = None
-    origin: str = ""
-    signing_key: str = ""
-    software: str = "mcp-audit"
-    config_sha256: str = ""
-    policy_sha256: str | None = None
-    allow_network_fs: bool = False
-    accept_loss: bool = False
-    busy_timeout_ms: int = 5000
 
 
 def open_ledger(settings: LedgerSettings, stamp: Stamp, files: Files | None = None) -> JsonlSink | SqliteSink:
@@ -201,10 +173,9 @@ class _Start:
             if refusal.exit_code == 2 or not self.settings.accept_loss:
                 raise
             if not alone:
-                raise LedgerRefused(
-                    self.path, "another process writes to it; stop it before --accept-loss can set it aside", 3
-                ) from refusal
-        self._refuse_old_key()
+                raise not_alone(self.path) from refusal
+        if self.settings.signing_key:
+            refuse_old_key(self.key_path, read_key(self.files, self.key_path, ""), named_origins(self.files, self.path))
         for opened in self.opened:
             opened.abandon()
         self.opened.clear()
@@ -221,20 +192,22 @@ class _Start:
                 return self._create()
         if found.note is None:
             what = "it" if found.log else "the log"
-            raise self._unknown(f"its checkpoint {self.sidecar} is missing, so nobody can tell whether {what} was cut")
+            raise unknown(
+                self.path, f"its checkpoint {self.sidecar} is missing, so nobody can tell whether {what} was cut"
+            )
         if found.key is None:
-            raise self._unknown(f"its private key {self.key_path} is missing, so it cannot be gone on with")
+            raise unknown(self.path, f"its private key {self.key_path} is missing, so it cannot be gone on with")
         identity = identify(found.key, self.settings.secret)
         try:
             checkpoint = open_note(found.note, identity.verifier)
         except BadNote as error:
-            raise self._tampered(f"its checkpoint {self.sidecar} does not verify: {error}") from error
+            raise tampered(self.path, f"its checkpoint {self.sidecar} does not verify: {error}") from error
         if found.vkey not in (None, identity.key.vkey):
-            raise self._tampered(f"{self.pub} holds another key than {self.key_path}")
+            raise tampered(self.path, f"{self.pub} holds another key than {self.key_path}")
         if not found.log:
             if checkpoint.size == 0:
                 return self._create()
-            raise self._tampered(f"the log is missing although its checkpoint covers {checkpoint.size} lines")
+            raise tampered(self.path, f"the log is missing although its checkpoint covers {checkpoint.size} lines")
         if scan is None or not scan.sink.is_at(self.path) or scan.sink.vkey != identity.key.vkey:
             scan = self._scan(identity, checkpoint)
         if found.vkey is None:
@@ -253,57 +226,18 @@ class _Start:
             scanner, chain = sink.scanner, sink.scanner.chain
             scanner.finish()
             if scanner.future:
-                raise LedgerRefused(
-                    self.path, f"it has lines of format {scanner.future}; upgrade this mcp-audit to write to it", 3
-                )
+                raise too_new(self.path, scanner.future)
             problem = scanner.contradiction(scan.checkpoint)
             if problem is None and checkpoint.size > chain.size:
                 problem = f"the log ends after {chain.size} lines, its checkpoint covers {checkpoint.size}"
             if problem is not None:
-                raise self._tampered(problem)
-            self._refuse_foreign_secret(scanner, sink.key_id, alone)
+                raise tampered(self.path, problem)
+            refuse_foreign_secret(self.path, scanner, sink.key_id, alone)
             clean = chain.size == checkpoint.size and not chain.runs and not chain.pending and not scanner.torn()
             after = "running" if not alone else "close" if clean else "crash"
             sink.resume(checkpoint, note)
             sink.begin(alone, after, self._members())
         return sink
-
-    def _refuse_foreign_secret(self, scanner: Scanner, ours: str, alone: bool) -> None:
-        theirs = scanner.chain.key_id
-        if theirs == ours:
-            return
-        if not ours:
-            raise LedgerRefused(
-                self.path,
-                f"its lines carry MACs (key_id {theirs}) and there is no secret; set AUDIT_SECRET or AUDIT_SECRET_FILE",
-                3,
-            )
-        if not alone:
-            raise LedgerRefused(
-                self.path,
-                "another process writes to it with another AUDIT_SECRET, or none; stop it first or use the same",
-                3,
-            )
-        if theirs and scanner.torn() is not None:
-            raise LedgerRefused(
-                self.path,
-                f"it ends in a torn line, which only a holder of the secret with key_id {theirs} may settle; start "
-                "once with the old AUDIT_SECRET, or with --accept-loss",
-                3,
-            )
-
-    def _refuse_old_key(self) -> None:
-        """A key kept elsewhere is not moved aside with the log: it must be a new one by now."""
-        if not self.settings.signing_key or not os.path.exists(self.key_path):
-            return
-        key = read_key(self.files, self.key_path, self.settings.origin)
-        if key is not None and key.origin in named_origins(self.files, self.path):
-            raise LedgerRefused(
-                self.key_path,
-                f"this key has signed the log that would be set aside ({key.origin}); make a new one with `mcp-audit "
-                "keygen`, then start with --accept-loss",
-                3,
-            )
 
     # -- creating ------------------------------------------------------------------------------------------------------
 
@@ -318,13 +252,7 @@ class _Start:
         key = read_key(files, self.key_path, self.settings.origin)
         if key is None:
             key = create_key(files, self.key_path, self.path, self.settings.origin, taken)
-        elif key.origin in taken:
-            raise LedgerRefused(
-                self.key_path,
-                f"this key has signed a log that was set aside ({key.origin}), it must not sign another one; make a "
-                "new one with `mcp-audit keygen`",
-                3,
-            )
+        refuse_old_key(self.key_path, key, taken)
         identity = identify(key, self.settings.secret)
         if read_small(files, self.sidecar) is None:
             replace(files, self.sidecar, signed_note(Checkpoint(identity.origin, 0, EMPTY_ROOT), key).encode())
@@ -346,17 +274,6 @@ class _Start:
             "config_sha256": settings.config_sha256 or None,
             "policy_sha256": settings.policy_sha256,
         }
-
-    def _tampered(self, problem: str) -> LedgerRefused:
-        return LedgerRefused(self.path, f"{problem}; {self._ways_out()}", 1)
-
-    def _unknown(self, problem: str) -> LedgerRefused:
-        return LedgerRefused(self.path, f"{problem}; restore it, or {self._ways_out()}", 3)
-
-    def _ways_out(self) -> str:
-        return (
-            f"run `mcp-audit verify {self.path}` to see more; --accept-loss sets the old log aside and begins a new one"
-        )
 
 
 def _storage(kind: str) -> type[JsonlSink] | type[SqliteSink]:

@@ -162,6 +162,8 @@ def _name_marks(members: Members, reserved: frozenset[str]) -> set[str]:
         found.add("case_variant_key")
     if not reserved.isdisjoint(members.escaped):
         found.add("escaped_key")
+    if any("\0" in name for name in members.escaped):  # a reader in C may take `method\0` for `method`
+        found.add("bad_text")
     return found
 
 

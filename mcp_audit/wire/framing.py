@@ -169,7 +169,11 @@ _CLOSING = re.compile(
 
 def recover(line: Oversized, direction: Direction) -> Message:
     """Return what the two ends tell of a message: kind, id and method as far as they go, and no content."""
-    head, tail = _opening_members(line.head), _closing_members(line.tail)
+    missing = line.size - len(line.head)
+    if missing <= len(line.tail):  # the ends meet, so nothing is gone
+        head, tail = _opening_members(line.head + line.tail[len(line.tail) - missing :]), []
+    else:
+        head, tail = _opening_members(line.head), _closing_members(line.tail)
     names = {_text(name) for name, _ in head + tail}
     methods = {_text(value) for name, value in head + tail if _text(name) == "method" and value.startswith(b'"')}
     if names & {"method", "params"}:

@@ -46,13 +46,10 @@ def spell(text: str, how: str) -> str:
         return json.dumps(text, ensure_ascii=False)[1:-1]
     if how == "ascii":
         return json.dumps(text)[1:-1]
-    units = [text[i] for i in range(len(text))]
     every = 1 if how == "all" else 2
     return "".join(
-        json.dumps(unit)[1:-1].replace("\\u", "\\u")
-        if i % every
-        else "".join(f"\\u{ord(half):04X}" for half in _utf16(unit))
-        for i, unit in enumerate(units)
+        json.dumps(character)[1:-1] if i % every else "".join(f"\\u{ord(half):04X}" for half in _utf16(character))
+        for i, character in enumerate(text)
     )
 
 

@@ -7,8 +7,8 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from mcp_audit.ledger.entry import Entry, Unsealed, encode
 from mcp_audit.ledger import Report, verify
+from mcp_audit.ledger.entry import Entry, Unsealed, encode
 from mcp_audit.sinks.files import Files
 from mcp_audit.sinks.jsonl import JsonlSink
 from mcp_audit.sinks.opening import LedgerSettings, open_ledger
@@ -43,7 +43,14 @@ def exchange(text: str = "hello", of: int | None = None) -> Unsealed:
     params = json.dumps({"text": text}).encode()
     return encode(
         Entry(
-            STAMP.id(), STAMP.timestamp(), "client_to_server", "stdio", "tools/call", params=params, outcome="answered", of=of
+            STAMP.id(),
+            STAMP.timestamp(),
+            "client_to_server",
+            "stdio",
+            "tools/call",
+            params=params,
+            outcome="answered",
+            of=of,
         )
     )
 

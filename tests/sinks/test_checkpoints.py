@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from fakes import FlakyFiles, SlowSync
 from ledgers import SECRET, appended, check, crash, exchange, lines, start, verdict
+
 from mcp_audit.errors import LedgerUnavailable
 from mcp_audit.ledger.checkpoint import Checkpoint, open_note, signed_note
 from mcp_audit.ledger.keys import LogKey, VerifierKey

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from fakes import FlakyFiles, QuickFiles, When
 from ledgers import Sink, crash, exchange, lines, request, start, types, verdict
+
 from mcp_audit.errors import LedgerRefused, LedgerUnavailable
 from mcp_audit.ledger.entry import Unsealed
 
@@ -140,13 +141,15 @@ def test_any_operation_of_a_restart_may_fail_once(tmp_path: Path, storage: str, 
         path = crashed(folder)
         before = Path(path).read_bytes()
         files = FlakyFiles(number, when)
+        refused = 2
         try:
             sink = start(folder, storage, files=files)
             sink.close()
         except LedgerUnavailable:
             crash(sink)
         except LedgerRefused as refusal:
-            assert refusal.exit_code == 2, files.failed
+            refused = refusal.exit_code
+        assert refused == 2, files.failed
         start(folder, storage, files=QuickFiles()).close()
 
         assert files.failed
@@ -171,7 +174,7 @@ def test_a_failed_sync_is_never_believed_again(tmp_path: Path) -> None:
     sink.append([exchange()])
     note = sink.note
 
-    with pytest.raises(LedgerUnavailable, match="could not be synced.*restart"):
+    with pytest.raises(LedgerUnavailable, match=r"could not be synced.*restart"):
         sink.checkpoint()
     files.calls.clear()
     files.fail_at = 0

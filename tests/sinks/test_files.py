@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from fakes import FlakyFiles, NetworkFiles, When
+
 from mcp_audit.errors import LedgerRefused
 from mcp_audit.sinks.files import (
     Files,
@@ -101,7 +102,7 @@ def test_a_file_in_the_way_of_the_directory_is_refused(tmp_path: Path) -> None:
     """The sentence says where."""
     (tmp_path / "file").write_bytes(b"")
 
-    with pytest.raises(LedgerRefused, match="not a directory|Not a directory"):
+    with pytest.raises(LedgerRefused, match=r"[nN]ot a directory"):
         make_directory(FILES, str(tmp_path / "file"))
 
 

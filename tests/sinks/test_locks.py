@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from mcp_audit.errors import LedgerRefused
 from mcp_audit.sinks import locks as module
 from mcp_audit.sinks.files import Files

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from fakes import NetworkFiles
 from ledgers import OTHER_SECRET, SECRET, Sink, appended, check, crash, exchange, lines, request, start, types, verdict
+
 from mcp_audit.errors import LedgerRefused
 from mcp_audit.ledger.checkpoint import Checkpoint, signed_note
 from mcp_audit.ledger.keys import BadKey, LogKey
@@ -256,7 +257,7 @@ REFUSALS = [
     pytest.param(cut_last_line, 1, "missing", id="cut-to-before-the-checkpoint"),
     pytest.param(flip, 1, "changed", id="byte-changed"),
     pytest.param(forget_the_seqs, 1, "missing", id="line-removed"),
-    pytest.param(lambda log: log.write_bytes(b'{"type":"open","id"'), 1, "first line", id="no-whole-first-line"),
+    pytest.param(lambda log: log.write_bytes(b'{"type":"open","id"'), 1, "opening line", id="no-whole-first-line"),
     pytest.param(lambda log: log.write_bytes(b""), 1, "missing although", id="emptied"),
     pytest.param(remove(""), 1, "missing although", id="log-removed"),
     pytest.param(note_of_another_key, 1, "does not verify", id="note-of-another-key"),

@@ -46,7 +46,10 @@ class Writer:
     def __init__(self, folder: Path, storage: str, name: str, count: int, end: str = "closed") -> None:
         code = WRITER.format(here=str(HERE), tests=str(HERE.parent), folder=str(folder), storage=storage)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, name, str(count), end], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", code, name, str(count), end],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self.acknowledged: dict[str, int] = {}
 

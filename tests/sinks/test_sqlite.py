@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from fakes import QuickFiles
 from ledgers import SECRET, STAMP, appended, check, crash, exchange, lines, request, settings, start, verdict
+
 from mcp_audit.errors import LedgerRefused, LedgerUnavailable
 from mcp_audit.ledger.chain import Chain, Mac
 from mcp_audit.ledger.sqlite_schema import SCHEMA

@@ -180,6 +180,8 @@ def _names(node: Node, reserved: set[str]) -> set[str]:
         marks.add("case_variant_key")
     if any(b"\\" in token and text_of(token) in reserved for token, _ in node.members):
         marks.add("escaped_key")
+    if any("\0" in name for name in names):
+        marks.add("bad_text")
     return marks
 
 

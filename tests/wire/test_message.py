@@ -44,10 +44,33 @@ def one(raw: bytes, **options: bool) -> Message:
 
 
 # Texts made of members that matter, in any spelling, order, number and spacing.
-NAMES = ["jsonrpc", "id", "method", "params", "result", "error", "extra", "ID", "Method", "paramſ", "é", "__proto__"]
+NAMES = ["jsonrpc", "id", "method", "params", "result", "error", "extra", "ID", "Method", "paramſ", "é", "id\0"]
 PARAM_NAMES = ["name", "uri", "arguments", "_meta", "Name", "_META", "cursor", "x", "é", ""]
-TEXTS = ["tools/call", "resources/read", "delete_file", "a", "", "é\u2028☃", "\ud83d\ude00", "\ud800", "a\u0000b", "\x7f"]
-NUMBERS = ["0", "-0", "7", "1.0", "1e2", "-1.5E+3", "9007199254740991", "9007199254740992", "1e400", "-1e400", "9" * 400]
+TEXTS = [
+    "tools/call",
+    "resources/read",
+    "delete_file",
+    "a",
+    "",
+    "é\u2028☃",
+    "\ud83d\ude00",
+    "\ud800",
+    "a\u0000b",
+    "\x7f",
+]
+NUMBERS = [
+    "0",
+    "-0",
+    "7",
+    "1.0",
+    "1e2",
+    "-1.5E+3",
+    "9007199254740991",
+    "9007199254740992",
+    "1e400",
+    "-1e400",
+    "9" * 400,
+]
 
 
 def spelled(text: str, draw: Any) -> bytes:
@@ -129,9 +152,9 @@ def messages(draw: Any) -> bytes:
 
 
 FRAGMENTS = [
-    b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b" ", b"\r", b"\n", b"\t", b"\x00", b"\xff", b"\xef\xbb\xbf", b"\x0b",
-    b"\\ud800", b"\\udc00", b"\\u0069", b"\\\\", b"\\\"", b"\\/", b"NaN", b"Infinity", b"-", b"0", b"1e999", b"null",
-    b'"id":1,', b'"method":"tools/call",', b'"params":{"name":"delete_file"},', b"/**/", b"\xc2\x85", b"\xe2\x80\xa8",
+    b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b" ", b"\r", b"\n", b"\t", b"\x00", b"\xff", b"\xef\xbb\xbf",
+    b"\x0b", b"\\ud800", b"\\udc00", b"\\u0069", b"\\\\", b"\\\"", b"\\/", b"NaN", b"Infinity", b"-", b"0", b"1e999",
+    b"null", b'"id":1,', b'"method":"tools/call",', b'"params":{"name":"delete_file"},', b"/**/", b"\xc2\x85", b"\xe2\x80\xa8",
 ]  # fmt: skip
 
 
@@ -148,7 +171,7 @@ def mangled(draw: Any, texts: st.SearchStrategy[bytes]) -> bytes:
 ENDS = st.sampled_from([b"\n", b"\r\n", b""])
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(messages(), ENDS, st.booleans(), st.booleans())
 @example(b'{"id":1,"id":1}', b"\n", True, False)
 @example(b'{"id":12,"id":1}', b"\n", True, False)
@@ -163,14 +186,14 @@ def test_messages_in_any_spelling_are_read_as_the_reference_reads_them(
     agree(text + end, line, deep)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(arrays(messages() | SCALARS), ENDS, st.booleans())
 def test_batches_are_read_as_the_reference_reads_them(text: bytes, end: bytes, deep: bool) -> None:
     """Each element is a message with its own slice; what is odd about the text is odd about all of them."""
     agree(text + end, True, deep)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(mangled(messages() | arrays(messages())), ENDS, st.booleans(), st.booleans())
 @example(b"", b"\n", True, False)
 @example(b'{"a":"\\\\ud800"}', b"\n", True, False)
@@ -180,9 +203,7 @@ def test_batches_are_read_as_the_reference_reads_them(text: bytes, end: bytes, d
 @example(b'{"a":"\\ud800" "b":1}', b"\n", True, False)
 @example(b'{"a":{"b":"\\udc00" :1}}', b"\n", True, False)
 @example(b'{"a":"x\\"\\"\\ud800","b":{"\\"\\ud800":1}}', b"\n", True, False)
-def test_mangled_messages_are_read_as_the_reference_reads_them(
-    text: bytes, end: bytes, line: bool, deep: bool
-) -> None:
+def test_mangled_messages_are_read_as_the_reference_reads_them(text: bytes, end: bytes, line: bool, deep: bool) -> None:
     """A few bytes in the wrong place change nothing about the agreement."""
     agree(text + end, line, deep)
 
@@ -335,8 +356,8 @@ def test_marks_come_in_the_order_of_the_table() -> None:
     raw = b'\xef\xbb\xbf{"id":9007199254740993,"id":true,"ID":1,"m\\u0065thod":"a\\u0000","result":NaN,\r"x":"\xff"}\n'
 
     assert one(raw).marks == (
-        "not_json", "bare_cr", "invalid_utf8", "bom", "duplicate_key", "case_variant_key", "escaped_key", "number_range",
-        "bad_text", "shape",
+        "not_json", "bare_cr", "invalid_utf8", "bom", "duplicate_key", "case_variant_key", "escaped_key",
+        "number_range", "bad_text", "shape",
     )  # fmt: skip
 
 
