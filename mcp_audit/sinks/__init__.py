@@ -75,6 +75,9 @@ class LedgerSink(Protocol):
         """Sync, sign and publish the state; return the note, or None if nothing was added since the last one.
 
         Blocks on the disk: call it from a thread.
+
+        Raises:
+            LedgerUnavailable: none could be made. Lines still go in unless `blocked` says otherwise; try again.
         """
         ...
 

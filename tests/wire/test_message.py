@@ -154,7 +154,8 @@ def messages(draw: Any) -> bytes:
 FRAGMENTS = [
     b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b" ", b"\r", b"\n", b"\t", b"\x00", b"\xff", b"\xef\xbb\xbf",
     b"\x0b", b"\\ud800", b"\\udc00", b"\\u0069", b"\\\\", b"\\\"", b"\\/", b"NaN", b"Infinity", b"-", b"0", b"1e999",
-    b"null", b'"id":1,', b'"method":"tools/call",', b'"params":{"name":"delete_file"},', b"/**/", b"\xc2\x85", b"\xe2\x80\xa8",
+    b"null", b'"id":1,', b'"method":"tools/call",', b'"params":{"name":"delete_file"},', b"/**/",
+    b"\xc2\x85", b"\xe2\x80\xa8",
 ]  # fmt: skip
 
 

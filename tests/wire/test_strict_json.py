@@ -13,7 +13,8 @@ from mcp_audit.errors import NotStrictJson
 from mcp_audit.wire.strict_json import Event, decode_string, events
 
 PIECES = ['"', "\\", "{", "}", "[", "]", ",", ":", " ", "\t", "\n", "\x0b", "0", "1", "-", ".", "e", "+", "true",
-          "null", "NaN", "Infinity", '"a"', '"\\u00e9"', '"\\ud800"', "\\x", "\x00", "\x1f", "\x7f", "é", "//"]  # fmt: skip
+          "null", "NaN", "Infinity", '"a"', '"\\u00e9"', '"\\ud800"', "\\x", "\x00", "\x1f", "\x7f",
+          "é", "//"]  # fmt: skip
 TEXTS = st.lists(st.sampled_from(PIECES), max_size=9).map("".join)
 
 
