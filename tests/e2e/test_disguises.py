@@ -30,7 +30,8 @@ def test_no_disguise_reaches_the_server_and_each_is_recorded(tmp_path: Path) -> 
     assert (tmp_path / "reached").read_bytes() == b""
     denied = [line for line in entries(tmp_path) if line.get("outcome") == "denied"]
     assert len(denied) == MESSAGES >= len(LINES) >= 40
-    answers = [json.loads(answer)["error"] for answer in done.stdout.splitlines()]
+    units = [json.loads(unit) for unit in done.stdout.splitlines()]
+    answers = [answer["error"] for unit in units for answer in (unit if isinstance(unit, list) else [unit])]
     assert {answer["data"]["source"] for answer in answers} == {"mcp-audit"}
     assert {answer["code"] for answer in answers} <= {-32030, -31030, -32600}
     assert {answer["data"]["entry_id"] for answer in answers} <= {line["id"] for line in denied}
