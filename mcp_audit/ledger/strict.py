@@ -42,6 +42,7 @@ _REQUIRED: Mapping[str, tuple[str, ...]] = {
     "recovery": ("torn_bytes", "torn_sha256", "salvageable", "checkpoint"),
     "gap": ("cause",),
 }
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Strict:
@@ -116,7 +117,8 @@ class Strict:
         if "." in stamp:
             stamp = stamp.removesuffix("Z").rstrip("0").rstrip(".") + "Z"
         text = members["id"] + stamp + members["method"] + members.get("tool_name", "")
-        signed = text.encode("utf-8", "backslashreplace") + params
+        # Readers of the seed decode a lone surrogate to U+FFFD, so that is what was signed.
+        signed = _SURROGATE.sub("\ufffd", text).encode() + params
         expected = "hmac-sha256:" + hmac.new(secret, signed, "sha256").hexdigest()
         return None if expected == members["signature"] else "its signature does not match"
 
