@@ -126,7 +126,8 @@ def _walk(text: bytes, values: Mapping[str, Raw], original: bytes) -> Members | 
     return Members(slices, escaped=escaped) if steps == len(values) else None
 
 
-_SURROGATE_ESCAPE = re.compile(rb"\\u[dD](?:[89abAB]..(?:\\u[dD][c-fC-F]..)?|[c-fC-F]..)")
+_XX = rb"[0-9a-fA-F]{2}"
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD](?:[89abAB]%(xx)b(?:\\u[dD][c-fC-F]%(xx)b)?|[c-fC-F]%(xx)b)" % {b"xx": _XX})
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"([ \t\n\r]*:)?')
 
 

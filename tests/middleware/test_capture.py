@@ -9,7 +9,7 @@ import json
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_audit.ledger.entry import Entry, encode
@@ -55,16 +55,21 @@ def test_equal_values_in_different_lines_look_different() -> None:
     assert len(made) == 4
 
 
+@pytest.mark.parametrize("name", ["params", "result", "error", "raw"])
 @pytest.mark.parametrize("redacted", [True, False])
-def test_payloads_above_the_limit_become_size_and_commitment(redacted: bool) -> None:
-    """Each payload is judged by itself, at exactly its limit it stays."""
+def test_payloads_above_the_limit_become_size_and_commitment(name: str, redacted: bool) -> None:
+    """Each payload is judged by itself; at exactly its limit it stays."""
+    capture = Capture(1024, redact_key=KEY, redacted=redacted)
     at, above = b'"%s"' % (b"x" * 1022), b'"%s"' % (b"x" * 1023)
-    shaped = Capture(1024, redact_key=KEY, redacted=redacted)(entry(params=at, result=above))
+    small = capture(entry(**{name: at}))
+    large = capture(entry(**{"params": b"{}", name: above}))
 
-    assert shaped.params == at
-    assert shaped.result == b""
-    assert shaped.elided == [
-        {"p": "/result", "bytes": 1025, "why": "size", "c": commitment(KEY, shaped.id, "/result", above)}
+    assert small.elided == []
+    assert small.raw_b64 or getattr(small, name) == at
+    assert getattr(large, name) == b""
+    assert name == "params" or large.params == b"{}"
+    assert large.elided == [
+        {"p": f"/{name}", "bytes": 1025, "why": "size", "c": commitment(KEY, large.id, f"/{name}", above)}
     ]
 
 
@@ -149,6 +154,7 @@ def test_elide_takes_the_payload_out() -> None:
     assert b"secret" not in encode(shaped).body
 
 
+@settings(deadline=None)
 @given(
     st.binary(max_size=60) | st.text(max_size=30).map(str.encode),
     st.sampled_from(["full", "digest", "redacted"]),

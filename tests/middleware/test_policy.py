@@ -5,7 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_audit.middleware import ALLOW, Caller
@@ -137,6 +137,7 @@ def obviously(rules: list[Rule], default: str, tool: str, caller: Caller) -> tup
     return default == "allow", -1
 
 
+@settings(deadline=None)
 @given(
     st.lists(rules, max_size=12),
     st.sampled_from(["allow", "deny"]),

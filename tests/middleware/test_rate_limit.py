@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_audit.errors import ConfigError
@@ -133,6 +133,7 @@ def test_recovered_buckets_make_room() -> None:
 calls = st.lists(st.tuples(st.sampled_from("abcdef"), st.floats(0, 3, allow_subnormal=False)), min_size=1, max_size=120)
 
 
+@settings(deadline=None)
 @given(calls, st.integers(1, 4), st.sampled_from([30.0, 60.0, 70.0, 600.0]), st.integers(1, 7))
 def test_never_more_than_the_burst_and_the_rate_in_any_window(
     calls: list[tuple[str, float]], burst: int, per_minute: float, max_buckets: int
@@ -152,6 +153,7 @@ def test_never_more_than_the_burst_and_the_rate_in_any_window(
                 assert last - first + 1 <= burst + per_minute / 60 * (times[last] - start) + 1e-3
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 5), max_size=80), st.integers(1, 4), st.sampled_from([30.0, 60.0, 600.0]))
 def test_a_lone_tool_gets_all_that_it_is_promised(pauses: list[float], burst: int, per_minute: float) -> None:
     """The gate decides exactly like the textbook bucket that holds `burst` tokens and refills at the rate."""

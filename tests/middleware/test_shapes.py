@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_audit.middleware.redact import Redactor
@@ -118,6 +118,7 @@ secret_pieces = st.sampled_from(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.lists(secret_pieces, max_size=12).map("".join))
 def test_hiding_twice_is_hiding_once(text: str) -> None:
     """What stands in place of a secret makes no new one out of its surroundings."""
@@ -125,6 +126,7 @@ def test_hiding_twice_is_hiding_once(text: str) -> None:
     assert stored(once) == once
 
 
+@settings(deadline=None)
 @given(st.lists(secret_pieces, max_size=12).map("".join))
 def test_a_family_with_a_hit_is_always_suspected(text: str) -> None:
     """The cheap look may raise false alarms and never misses."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_audit.middleware.splice import HIDDEN, content_of, escaped, merged, spliced
@@ -60,6 +60,7 @@ def _utf16(unit: str) -> list[str]:
     return [chr(0xD800 + ((code - 0x10000) >> 10)), chr(0xDC00 + ((code - 0x10000) & 0x3FF))]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.text(max_size=6), st.text(min_size=1, max_size=6)), max_size=4), st.text(max_size=6), spelling
 )

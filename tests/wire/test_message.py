@@ -199,6 +199,7 @@ def test_batches_are_read_as_the_reference_reads_them(text: bytes, end: bytes, d
 @example(b"", b"\n", True, False)
 @example(b'{"a":"\\\\ud800"}', b"\n", True, False)
 @example(b'{"a":"\\\\\\ud800","b":"\\ud800\\ud800\\udc00"}', b"\n", True, False)
+@example(b'{"a":"\\ud8"00","b":1}', b"\n", True, False)
 @example(b'{"\\ud800":1,"\\ufffd":2}', b"\n", True, False)
 @example(b'{"a":"\\ud800","id":1,"id":2}', b"\n", True, False)
 @example(b'{"a":"\\ud800" "b":1}', b"\n", True, False)
