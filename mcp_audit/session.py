@@ -7,21 +7,27 @@ A payload visits: wire.framing, wire.message, here, the gates, wire.exchange.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from mcp_audit.middleware import ALLOW, Caller, Gate, Verdict, first_denial
-from mcp_audit.wire.exchange import Correlator, Exchange, Outcome, is_tool_error
+from mcp_audit.wire.correlator import Correlator, is_tool_error
+from mcp_audit.wire.exchange import Exchange, Outcome
 from mcp_audit.wire.framing import Oversized, recover
-from mcp_audit.wire.message import Direction, Era, Id, Kind, Message, Payload
-from mcp_audit.wire.peers import PROTOCOL_VERSION, SUBSCRIPTION_ID, Peers
+from mcp_audit.wire.message import Direction, Id, Kind, Message, Payload
+from mcp_audit.wire.peers import Peers
 from mcp_audit.wire.refusal import error_object, error_response
+from mcp_audit.wire.rounds import Rounds
 
 __all__ = ["Session", "Step"]
 
 _INTRODUCTIONS = ("initialize", "server/discover")
+_ONE_WAY = (Outcome.NOTIFICATION, Outcome.OPAQUE)
 _NO_ID = Id(None, b"null", "null")
 _NOBODY = Caller(client_learned=True, server_learned=True)
+_BATCH_REJECTED = Verdict(
+    False, "batch", reason="another message of its batch is denied", kind="batch_rejected", recorded=True
+)
 
 
 class Step(NamedTuple):
@@ -32,12 +38,14 @@ class Step(NamedTuple):
         errors: our own answers, without terminator, and which way each travels.
         opened: requests that wait for an answer from now on.
         finished: exchanges that ended, one-way messages included.
+        batch: what came was an array, so errors about it come as arrays.
     """
 
     forward: bytes | None = None
     errors: tuple[tuple[Direction, bytes], ...] = ()
     opened: tuple[Exchange, ...] = ()
     finished: tuple[Exchange, ...] = ()
+    batch: bool = False
 
 
 class Session:
@@ -53,6 +61,7 @@ class Session:
         self._gates = tuple(gates)
         self._new_id = new_id
         self._table = Correlator()
+        self._rounds = Rounds()
         self.peers = Peers(caller)
 
     @property
@@ -65,17 +74,18 @@ class Session:
         messages = payload.messages
         if not messages:
             return Step(payload.raw)
-        to_server = messages[0].direction is Direction.TO_SERVER
-        verdicts = [self._judge(message, now) for message in messages] if to_server and self._gates else None
-        if verdicts is not None and not all(verdict.allowed for verdict in verdicts):
-            return self._deny(payload, verdicts, now)
+        verdicts = None
+        if self._gates and messages[0].direction is Direction.TO_SERVER:
+            verdicts = [self._judge(message, now) for message in messages]
+            if not all(verdict.allowed for verdict in verdicts):
+                return self._deny(payload, verdicts, now)
         opened: list[Exchange] = []
         finished: list[Exchange] = []
-        deliver = True
+        deliver = False  # of a batch each message would have to be held back, for it goes through whole or not at all
         for index, message in enumerate(messages):
             verdict = ALLOW if verdicts is None else verdicts[index]
-            deliver &= self._accept(message, verdict, now, opened, finished)
-        return Step(payload.raw if deliver else None, (), tuple(opened), tuple(finished))
+            deliver |= self._accept(message, verdict, now, opened, finished)
+        return Step(payload.raw if deliver else None, (), tuple(opened), tuple(finished), payload.batch)
 
     def refuse(self, step: Step, reason: str, now: float) -> Step:
         """Turn back a step that the ledger could not take; nothing of it was forwarded.
@@ -83,27 +93,28 @@ class Session:
         Requests are answered in the peer's place; an answer that was under way is withheld and its requester told that
         the call was executed. The `finished` of the returned step are the lines still owed to the ledger.
         """
+        if not step.opened and not step.finished:  # a blank line owes the ledger nothing
+            return step
         errors: list[tuple[Direction, bytes]] = []
         owed: list[Exchange] = []
         for exchange in step.opened:
+            if exchange.outcome is not Outcome.PENDING:  # it ended, and was answered, while the ledger was waited for
+                continue
             self._table.withdraw(exchange)
-            self._answer_unaudited(exchange, reason, False, errors)
-            if exchange.seq is not None:  # its request line is in the ledger, so it must be closed there
+            _end(exchange, Outcome.DENIED, exchange.started)
+            if exchange.owes_line:
                 exchange.verdict = Verdict(False, "ledger", reason=reason, kind="audit_unavailable", recorded=True)
-                _end(exchange, Outcome.DENIED, now)
                 owed.append(exchange)
+            self._answer_unaudited(exchange, reason, errors)
         for exchange in step.finished:
-            # A call that timed out went upstream as well, so it may have been executed.
-            executed = exchange.outcome is Outcome.TIMEOUT or (
-                exchange.response is not None and exchange.request is not None
-            )
-            if executed:
-                exchange.marks += ("withheld",)
-            if executed or exchange.seq is not None:
+            request = exchange.request
+            waits = exchange.outcome in _ONE_WAY and request is not None and _wants_answer(request)
+            if waits or exchange.error or exchange.may_have_run:
+                self._answer_unaudited(exchange, reason, errors)
+            if exchange.owes_line:
+                exchange.marks += ("withheld",) if exchange.may_have_run else ()
                 owed.append(exchange)
-            if executed or exchange.error:
-                self._answer_unaudited(exchange, reason, executed, errors)
-        return Step(None, tuple(errors), (), tuple(owed))
+        return Step(None, _bundled(errors) if step.batch else tuple(errors), (), tuple(owed))
 
     def oversized(self, message: Oversized, direction: Direction, id_: str, commitment: str, now: float) -> Step:
         """Answer whoever waits for a message that exceeded the limit; it is not delivered.
@@ -113,21 +124,18 @@ class Session:
             commitment: to its bytes; empty without a secret.
         """
         found = recover(message, direction)
-        exchange: Exchange | None = None
-        if found.kind is Kind.RESPONSE:
-            exchange = self._table.answer(found)
-        if exchange is None:
-            exchange = self._begin(found, ALLOW, now)
-        else:
+        exchange = self._table.answer(found) if found.kind is Kind.RESPONSE else None
+        if exchange is not None:
             exchange.response = found
+        else:
+            exchange = self._begin(found, ALLOW, now)
+            exchange.era, exchange.version = self.peers.era, self.peers.version  # its own word for it is lost
+            if found.kind is Kind.RESPONSE:
+                exchange.marks = ("late" if self._table.late_era(found) else "unmatched",)
         exchange.id = id_
         exchange.oversized, exchange.commitment = message.size, commitment
         exchange.marks += ("too_large",)
-        if found.kind in (Kind.REQUEST, Kind.NOTIFICATION) or exchange.request is not found:
-            outcome = Outcome.DENIED
-        else:
-            outcome = Outcome.OPAQUE
-        _end(exchange, outcome, now)
+        _end(exchange, Outcome.OPAQUE if found.kind is Kind.OPAQUE else Outcome.DENIED, exchange.started)
         asked = exchange.request
         if asked is None or asked.id is None or asked.kind is not Kind.REQUEST:
             return Step(finished=(exchange,))
@@ -159,45 +167,44 @@ class Session:
             return Verdict(False, "ambiguity", reason=reason, kind=kind, recorded=True)
         if message.method is None:
             return ALLOW
+        self.peers.learn(message)  # a modern message says who sends it, and a rule may name just that client
         return first_denial(self._gates, message, self.peers.caller, now)
 
     def _accept(
         self, message: Message, verdict: Verdict, now: float, opened: list[Exchange], finished: list[Exchange]
     ) -> bool:
         """Take note of a message that may pass; return whether it is to be delivered."""
-        kind = message.kind
-        if kind is Kind.OPAQUE or (message.marks and message.direction is Direction.TO_SERVER):
-            exchange = self._begin(message, verdict, now)
-            exchange.marks = message.marks
-            _end(exchange, Outcome.OPAQUE, now)
-            finished.append(exchange)
-            return True
-        if kind is Kind.RESPONSE:
+        kind, id_ = message.kind, message.id
+        ambiguous = message.marks and message.direction is Direction.TO_SERVER
+        if kind is Kind.RESPONSE and not ambiguous:
             return self._close_pair(message, now, finished)
+        self.peers.learn(message)
         exchange = self._begin(message, verdict, now)
-        exchange.marks = message.marks
-        if kind is Kind.REQUEST:
-            exchange.continues, guessed = self._table.continued(message)
-            if guessed:
-                exchange.marks += ("guessed",)
-            if self._table.open(exchange):
-                exchange.marks += ("id_reused",)
+        if ambiguous or kind is Kind.OPAQUE:
+            exchange.request, exchange.response = message, None  # whatever it may be, its bytes are the record
+            _end(exchange, Outcome.OPAQUE, now)
+        elif kind is Kind.REQUEST and id_ is not None and id_.key is not None:
+            self._open(exchange, message)
             opened.append(exchange)
-            if message.id is None or message.id.key is None:
-                # Nothing can answer a null id, so waiting for it would only make it `lost` at the end.
-                _end(exchange, Outcome.NOTIFICATION, now)
-                finished.append(exchange)
-                opened.pop()
             return True
-        if message.method == "notifications/cancelled":
-            withdrawn = self._table.cancelled(message)
-            if withdrawn is not None:
-                _end(withdrawn, Outcome.CANCELLED, now)
-                finished.append(withdrawn)
-                exchange.era = withdrawn.era
-        _end(exchange, Outcome.NOTIFICATION, now)
+        else:
+            # Nothing can answer a null id, so waiting for an answer would only make it `lost` at the end.
+            _end(exchange, Outcome.NOTIFICATION, now)
+            if message.method == "notifications/cancelled":
+                withdrawn = self._table.cancelled(message)
+                if withdrawn is not None:
+                    _end(withdrawn, Outcome.CANCELLED, now)
+                    finished.append(withdrawn)
         finished.append(exchange)
         return True
+
+    def _open(self, exchange: Exchange, request: Message) -> None:
+        if request.direction is Direction.TO_SERVER:
+            exchange.continues, guessed = self._rounds.continued(request)
+            if guessed:
+                exchange.marks += ("guessed",)
+        if self._table.open(exchange):
+            exchange.marks += ("id_reused",)
 
     def _close_pair(self, response: Message, now: float, finished: list[Exchange]) -> bool:
         exchange = self._table.answer(response)
@@ -206,15 +213,16 @@ class Session:
         exchange.response = response
         exchange.marks += response.marks
         self.peers.learn_from_answer(exchange)
-        if exchange.request is not None and exchange.request.method in _INTRODUCTIONS:
+        method = exchange.request.method if exchange.request is not None else None
+        if method in _INTRODUCTIONS:
             exchange.server_id = self.peers.caller.server_id
         if response.error:
             outcome = Outcome.RPC_ERROR
-        elif exchange.request is not None and exchange.request.method == "tools/call" and is_tool_error(response):
+        elif method == "tools/call" and is_tool_error(response):
             outcome = Outcome.TOOL_ERROR
         else:
             outcome = Outcome.ANSWERED
-            self._table.ask_for_input(exchange)
+            self._rounds.ask(exchange)
         _end(exchange, outcome, now)
         finished.append(exchange)
         return True
@@ -222,11 +230,10 @@ class Session:
     def _stray(self, response: Message, now: float, finished: list[Exchange]) -> bool:
         """Record an answer that nothing open waits for."""
         known = self._table.late_era(response)
-        exchange = self._begin(None, ALLOW, now)
-        exchange.response = response
+        exchange = self._begin(response, ALLOW, now)
         exchange.marks = ("late" if known else "unmatched", *response.marks)
         if known:
-            exchange.era = known[0]
+            exchange.era, exchange.version = known[0], self.peers.version_of(known[0])
         _end(exchange, Outcome.OPAQUE, now)
         finished.append(exchange)
         return known is None or known[1]
@@ -234,71 +241,43 @@ class Session:
     def _deny(self, payload: Payload, verdicts: Sequence[Verdict], now: float) -> Step:
         """Answer a unit of which at least one message is denied; a batch goes through whole or not at all."""
         finished: list[Exchange] = []
-        answers: list[bytes] = []
+        errors: list[tuple[Direction, bytes]] = []
         for message, verdict in zip(payload.messages, verdicts, strict=True):
-            if verdict.allowed:
-                verdict = Verdict(
-                    False, "batch", reason="another message of its batch is denied", kind="batch_rejected", recorded=True
-                )
+            verdict = _BATCH_REJECTED if verdict.allowed else verdict
             exchange = self._begin(message, verdict, now)
-            exchange.marks = message.marks
             _end(exchange, Outcome.RATE_LIMITED if verdict.kind == "rate_limited" else Outcome.DENIED, now)
             finished.append(exchange)
             if _wants_answer(message):
-                token = message.id or _NO_ID
-                answers.append(self._error(exchange, token, verdict.kind, _denial_data(verdict)))
-        back = payload.messages[0].direction.back
-        if not answers:
-            return Step(finished=tuple(finished))
-        answer = b"[" + b",".join(answers) + b"]" if payload.batch else answers[0]
-        return Step(None, ((back, answer),), (), tuple(finished))
+                error = self._error(exchange, message.id or _NO_ID, verdict.kind, verdict.data)
+                errors.append((message.direction.back, error))
+        return Step(None, _bundled(errors) if payload.batch else tuple(errors), (), tuple(finished), payload.batch)
 
-    def _begin(self, message: Message | None, verdict: Verdict, now: float) -> Exchange:
-        """Start an exchange with who and which era it belongs to; a response is recorded without a request."""
+    def _begin(self, message: Message, verdict: Verdict, now: float) -> Exchange:
+        """Start an exchange with who and which era it belongs to; an answer to nothing has no request."""
         peers = self.peers
-        if message is not None and message.method is not None:
-            peers.learn(message)
-        if message is not None and message.kind is Kind.RESPONSE:
-            request, response = None, message
-        else:
-            request, response = message, None
-        era, version = self._era(message)
         caller = peers.caller
-        return Exchange(
+        era, version = peers.era_of(message, self._table)
+        request, response = (None, message) if message.kind is Kind.RESPONSE else (message, None)
+        exchange = Exchange(
             self._new_id(), request, response, era, version, caller.client_id, caller.server_id, verdict, now
         )  # fmt: skip
+        exchange.marks = message.marks
+        return exchange
 
-    def _era(self, message: Message | None) -> tuple[Era, str]:
-        peers = self.peers
-        if message is None or message.method is None:
-            return peers.era, peers.version
-        if message.kind is Kind.REQUEST:
-            version = peers.modern_version(message)
-            return (Era.MODERN, version) if version is not None else (Era.LEGACY, peers.legacy_version)
-        if PROTOCOL_VERSION in message.meta or SUBSCRIPTION_ID in message.meta:
-            return Era.MODERN, peers.modern_version(message) or peers.version
-        if message.method == "notifications/progress":
-            era = self._table.progress_era(message)
-            if era is not None:
-                return era, peers.version_of(era)
-        return peers.era, peers.version
-
-    def _answer_unaudited(
-        self, exchange: Exchange, reason: str, executed: bool, errors: list[tuple[Direction, bytes]]
-    ) -> None:
+    def _answer_unaudited(self, exchange: Exchange, reason: str, errors: list[tuple[Direction, bytes]]) -> None:
+        """Tell a requester that the ledger takes nothing, and whether what it asked for may have happened."""
         request = exchange.request
-        if request is None or not _wants_answer(request):
+        if request is None:
             return
-        entry_id = exchange.id if executed or exchange.seq is not None else None
-        data: dict[str, object] = {"reason": reason, "executed": executed}
-        exchange.error = error_object("audit_unavailable", exchange.era, entry_id, data)
-        token = (request.id or _NO_ID).token
-        error = error_response(token, "audit_unavailable", exchange.era, entry_id, data)
+        has_line = exchange.recorded or exchange.owes_line
+        data: dict[str, object] = {"reason": reason, "executed": exchange.may_have_run}
+        error = self._error(exchange, request.id or _NO_ID, "audit_unavailable", data, has_line)
         errors.append((request.direction.back, error))
 
-    def _error(self, exchange: Exchange, id_: Id, kind: str, data: dict[str, object]) -> bytes:
-        exchange.error = error_object(kind, exchange.era, exchange.id, data)
-        return error_response(id_.token, kind, exchange.era, exchange.id, data)
+    def _error(self, exchange: Exchange, id_: Id, kind: str, data: dict[str, object], has_line: bool = True) -> bytes:
+        entry_id = exchange.id if has_line else None
+        exchange.error = error_object(kind, exchange.era, entry_id, data)
+        return error_response(id_.token, kind, exchange.era, entry_id, data)
 
 
 def _end(exchange: Exchange, outcome: Outcome, now: float) -> None:
@@ -307,14 +286,15 @@ def _end(exchange: Exchange, outcome: Outcome, now: float) -> None:
 
 
 def _wants_answer(message: Message) -> bool:
-    """Whether a denied message is answered: requests are, and so is what may have been one."""
-    return message.kind is Kind.REQUEST or (message.kind is Kind.OPAQUE and bool(message.marks))
+    """Say whether a denied message is answered: a request is, and so is what the client may have meant as one."""
+    if message.kind is Kind.OPAQUE:
+        return bool(message.marks) and message.direction is Direction.TO_SERVER
+    return message.kind is Kind.REQUEST
 
 
-def _denial_data(verdict: Verdict) -> dict[str, object]:
-    data: dict[str, object] = {"action": "deny"}
-    if verdict.gate == "policy":
-        data["rule_index"] = verdict.rule
-    if verdict.reason:
-        data["reason"] = verdict.reason
-    return data
+def _bundled(errors: Iterable[tuple[Direction, bytes]]) -> tuple[tuple[Direction, bytes], ...]:
+    """Return errors about a batch as arrays, one for each direction."""
+    arrays: dict[Direction, list[bytes]] = {}
+    for to, error in errors:
+        arrays.setdefault(to, []).append(error)
+    return tuple((to, b"[" + b",".join(some) + b"]") for to, some in arrays.items())

@@ -1,4 +1,4 @@
-"""Make the pictures of the README from what the program really prints: `python tests/pictures.py` rewrites docs/demo.svg."""
+"""Make the pictures of the README from what the program prints: `python tests/pictures.py` rewrites docs/demo.svg."""
 
 from __future__ import annotations
 

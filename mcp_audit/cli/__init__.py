@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 bad, 2 usage or input, 3 cannot decide, 4 see verify."""
     arguments = _two_dashes(sys.argv[1:] if argv is None else list(argv))
     if arguments and arguments[0] == "help":
-        arguments = arguments[1:2] + ["--help"]
+        arguments = [*arguments[1:2], "--help"]
     if arguments and arguments[0] in COMMANDS:
         name, arguments = arguments[0], arguments[1:]
     elif arguments and arguments[0] in ("-h", "--help"):

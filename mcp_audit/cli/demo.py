@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mcp_audit.demo.client import Client
+from mcp_audit.demo.client import Client, ServerGone
 from mcp_audit.ledger.reader import read
 
 __all__ = ["add_arguments", "run"]
@@ -79,7 +79,11 @@ def run(args: argparse.Namespace) -> int:
         print(f"mcp-audit demo: {args.dir} is not empty; name a new folder", file=sys.stderr)
         return 2
     log, env = _prepare(folder)
-    seen = _session(folder, env)
+    try:
+        seen = _session(folder, env)
+    except ServerGone as error:
+        print(f"mcp-audit demo: the session failed, {error}; what is left of it is in {folder}", file=sys.stderr)
+        return 1
     _print_session(seen, log)
     pinned = log.with_name(log.name + ".pub").read_text().strip()  # as an auditor would have it from elsewhere
     print(f"\n$ mcp-audit verify {log} --vkey $PINNED", flush=True)

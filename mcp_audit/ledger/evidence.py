@@ -10,6 +10,7 @@ import gzip
 import os
 import re
 import sqlite3
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -92,6 +93,8 @@ def _small_text(path: str) -> str | None:
 
 def writer_alive(path: str) -> bool:
     """Say whether a writer holds the log's presence lock. Tries once and lets go at once."""
+    if sys.platform == "win32":
+        return False
     try:
         import fcntl
     except ImportError:

@@ -16,7 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from fnmatch import translate
 from tempfile import TemporaryFile
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from mcp_audit.ledger.evidence import CannotLook, chunks, is_sqlite, open_bytes, open_sqlite
 
@@ -245,7 +245,7 @@ def raw_lines(path: str, newest_first: bool, on_notice: Callable[[str], None]) -
         if not newest_first:
             yield from lines_forward(file)
         elif hasattr(file, "peek"):  # gzip: cannot be read backwards
-            with TemporaryFile() as copy:
+            with cast(BinaryIO, TemporaryFile()) as copy:
                 for chunk in chunks(file):
                     copy.write(chunk)
                 yield from lines_backward(copy)

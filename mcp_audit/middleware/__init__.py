@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from mcp_audit.ledger.entry import Entry
 from mcp_audit.wire.exchange import ALLOW, Verdict
 from mcp_audit.wire.message import Message
 from mcp_audit.wire.peers import Caller
+from mcp_audit.wire.refusal import REFUSALS
 
 __all__ = ["ALLOW", "Caller", "Gate", "Processor", "Verdict", "first_denial"]
 
@@ -20,7 +23,8 @@ __all__ = ["ALLOW", "Caller", "Gate", "Processor", "Verdict", "first_denial"]
 class Gate(Protocol):
     """May forbid a message that the client sends. Called for every one, requests and notifications alike.
 
-    Synchronous and clockless: `now` is monotonic seconds. An exception counts as a denial.
+    Synchronous and clockless: `now` is monotonic seconds. An exception counts as a denial, and so does anything that is
+    no `Verdict`.
     """
 
     name: str
@@ -39,10 +43,17 @@ def first_denial(gates: Iterable[Gate], message: Message, caller: Caller, now: f
     for gate in gates:
         try:
             said = gate.check(message, caller, now)
+            if not said.allowed:
+                return _denial(said)
+            if said.recorded and not verdict.recorded:
+                verdict = said
         except Exception as error:
             return Verdict(False, gate.name, reason=f"the gate failed: {type(error).__name__}", recorded=True)
-        if not said.allowed:
-            return said
-        if said.recorded and not verdict.recorded:
-            verdict = said
     return verdict
+
+
+def _denial(said: Verdict) -> Verdict:
+    """Return a denial as the record and the answer need it: always recorded, and of a kind that has a code."""
+    if said.recorded and said.kind in REFUSALS:
+        return said
+    return replace(said, kind=said.kind if said.kind in REFUSALS else "policy_denied", recorded=True)

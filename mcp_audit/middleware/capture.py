@@ -13,9 +13,8 @@ import re
 from base64 import b64encode, urlsafe_b64encode
 from typing import Any, Literal
 
-from mcp_audit.errors import NotStrictJson
 from mcp_audit.ledger.entry import Entry
-from mcp_audit.middleware.search import require_strict
+from mcp_audit.middleware.strict import is_strict
 from mcp_audit.wire.framing import Hasher
 
 __all__ = ["Capture", "begin_commitment", "commitment", "elide", "end_commitment", "without_control_bytes"]
@@ -69,7 +68,7 @@ class Capture:
             elide(entry, name, "capture", self._key)
         elif name == "raw":
             entry.raw, entry.raw_b64 = b"", b64encode(payload).decode()
-        elif _is_strict(payload):
+        elif is_strict(payload):
             setattr(entry, name, without_control_bytes(payload))
         elif name == "error":
             elide(entry, name, "unredactable", self._key)
@@ -115,13 +114,3 @@ def without_control_bytes(text: bytes) -> bytes:
     if b"\n" in text or b"\r" in text or b"\t" in text:
         return b"".join(_PIECES.findall(text))
     return text
-
-
-def _is_strict(text: bytes) -> bool:
-    """Say whether a payload may be spliced into a line: strict JSON in UTF-8, not too deep."""
-    try:
-        text.decode()
-        require_strict(text)
-    except (NotStrictJson, UnicodeDecodeError):
-        return False
-    return True

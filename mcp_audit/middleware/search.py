@@ -18,9 +18,10 @@ from mcp_audit.middleware.fragments import hidden_fragments
 from mcp_audit.middleware.sensitive import SensitiveKeys
 from mcp_audit.middleware.shapes import Family, find, suspects
 from mcp_audit.middleware.splice import HIDDEN, Edit, content_of, escaped, merged, spliced
-from mcp_audit.wire.strict_json import MAX_DEPTH, events
+from mcp_audit.middleware.strict import require_strict
+from mcp_audit.wire.strict_json import MAX_DEPTH
 
-__all__ = ["Search", "require_strict"]
+__all__ = ["Search"]
 
 _NESTED_LEVELS = 4  # of JSON inside strings inside JSON; what is nested deeper is hidden whole
 _SPACE = b" \t\n\r"
@@ -157,34 +158,6 @@ class Search:
     def hides(self, name: bytes) -> bool:
         """Say whether the value under a name is hidden."""
         return self._keys[_text(name)]
-
-
-def require_strict(text: bytes) -> None:
-    """Check that a text is RFC 8259 JSON of at most `MAX_DEPTH` levels. Lone surrogates in it may be raw.
-
-    Raises:
-        NotStrictJson: it is not.
-    """
-    try:
-        level: list[Any] = [_decode(text)]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        # The decoder refuses some that the standard allows: lone surrogates, numbers beyond any type.
-        for _ in events(text):
-            pass
-        return
-    if text.count(b"{") + text.count(b"[") <= MAX_DEPTH:
-        return
-    depth = -1
-    while level:
-        depth += 1
-        level = [
-            child
-            for node in level
-            for child in (node.values() if type(node) is dict else node if type(node) is list else ())
-            if type(child) is dict or type(child) is list
-        ]
-    if depth >= MAX_DEPTH:
-        raise NotStrictJson("too_deep", 0, f"nested deeper than {MAX_DEPTH} levels")
 
 
 class _Walk:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
 import stat
+import sys
 import threading
 
 import anyio
@@ -27,8 +27,13 @@ _made_nonblocking: list[int] = []
 def restore_blocking() -> None:
     """Undo every `O_NONBLOCK` that a `Reader` or `Writer` set on a descriptor that is still open."""
     while _made_nonblocking:
+        _make_blocking(_made_nonblocking.pop())
+
+
+def _make_blocking(fd: int) -> None:
+    if sys.platform != "win32":
         with contextlib.suppress(OSError):
-            os.set_blocking(_made_nonblocking.pop(), True)
+            os.set_blocking(fd, True)
 
 
 def close_quietly(fd: int) -> None:
@@ -38,8 +43,7 @@ def close_quietly(fd: int) -> None:
     """
     if fd in _made_nonblocking:
         _made_nonblocking.remove(fd)
-        with contextlib.suppress(OSError):
-            os.set_blocking(fd, True)
+        _make_blocking(fd)
     with contextlib.suppress(OSError):
         if fd > 2:
             os.close(fd)
@@ -51,9 +55,11 @@ def close_quietly(fd: int) -> None:
 
 def _make_pollable(fd: int) -> bool:
     """Set `O_NONBLOCK` if that is safe and of use; return whether the event loop can wait for `fd`."""
+    if sys.platform == "win32":
+        return False
     try:
         mode = os.fstat(fd)
-        if stat.S_ISREG(mode.st_mode) or not hasattr(select, "poll"):
+        if stat.S_ISREG(mode.st_mode):
             return False
         if fd != 2 and _same_file(fd, 2):
             return False
@@ -62,7 +68,7 @@ def _make_pollable(fd: int) -> bool:
         if os.get_blocking(fd):
             os.set_blocking(fd, False)
             _made_nonblocking.append(fd)
-    except (OSError, AttributeError):
+    except OSError:
         return False
     return True
 

@@ -67,11 +67,11 @@ class Upstream:
 
     def signal_group(self, number: int) -> bool:
         """Send a signal to the process and all it started; return whether anybody was left to get it."""
-        if not _POSIX:
-            if self._process.poll() is None:
-                self._process.send_signal(signal.SIGTERM)
-                return True
-            return False
+        if sys.platform == "win32":
+            if self._process.poll() is not None:
+                return False
+            self._process.terminate()
+            return True
         try:
             os.killpg(self.pid, number)
         except (ProcessLookupError, PermissionError):
@@ -170,7 +170,7 @@ if sys.platform == "win32":
         limits = _Limits(flags=0x2000)  # JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE
         extended = 9  # JobObjectExtendedLimitInformation
         kernel.SetInformationJobObject(wintypes.HANDLE(job), extended, ctypes.byref(limits), ctypes.sizeof(limits))
-        kernel.AssignProcessToJobObject(wintypes.HANDLE(job), wintypes.HANDLE(int(process._handle)))
+        kernel.AssignProcessToJobObject(wintypes.HANDLE(job), wintypes.HANDLE(int(process._handle))  # type: ignore[attr-defined])
 
 
 def end_like(returncode: int) -> int:
@@ -181,12 +181,14 @@ def end_like(returncode: int) -> int:
     if returncode >= 0:
         return returncode
     number = -returncode
-    with contextlib.suppress(OSError, ValueError, ImportError):
+    if sys.platform == "win32":
+        return 128 + number
+    with contextlib.suppress(OSError, ValueError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the upstream dumped its core; ours would hide it
     with contextlib.suppress(OSError, ValueError):
-        if number not in (signal.SIGKILL, getattr(signal, "SIGSTOP", 0)):
+        if number != signal.SIGKILL:
             signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
         sys.stderr.flush()

@@ -201,10 +201,10 @@ class StdioRelay:
     async def _heed_signals(self, tasks: TaskGroup) -> None:
         wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
         heeded = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]  # nohup keeps its word
-        with contextlib.suppress(NotImplementedError):  # Windows has no handlers in the event loop
-            with anyio.open_signal_receiver(*heeded) as signals:
-                async for number in signals:
-                    self._stop(tasks, "signal", number)
+        # Windows has no signal handlers in the event loop.
+        with contextlib.suppress(NotImplementedError), anyio.open_signal_receiver(*heeded) as signals:
+            async for number in signals:
+                self._stop(tasks, "signal", number)
 
     async def _watch_parent(self, tasks: TaskGroup) -> None:
         """Notice that whoever started us is gone, which closes no pipe if somebody else holds them."""
@@ -236,7 +236,7 @@ class StdioRelay:
         self._upstream.signal_group(getattr(signal, "SIGKILL", 9))
 
     async def _drained(self) -> None:
-        """Wait until all that the upstream wrote is delivered. A grandchild may go on in its place while a client is there."""
+        """Wait until all that the upstream wrote is delivered; a grandchild may go on for it while the client is there."""
 
         async def give_up_on_strays() -> None:
             await self._client_ended.wait()
@@ -254,5 +254,5 @@ class StdioRelay:
             self._upstream.signal_group(getattr(signal, "SIGTERM", 15))
             return
         while time.monotonic() < self._kill_at and self._upstream.signal_group(0):
-            await anyio.sleep(_GROUP_POLL_SECONDS)
+            await anyio.sleep(_GROUP_POLL_SECONDS)  # noqa: ASYNC110 - no event tells that a process group is empty
         self._upstream.signal_group(getattr(signal, "SIGKILL", 9))

@@ -51,13 +51,14 @@ def parse_carefully(raw: bytes, text: bytes, direction: Direction, line: bool, d
         if not body.lstrip(b" \t\r\n").startswith(b"["):
             return Payload(raw, (_object(text, read_members(body), direction, marks, deep_arguments),))
         elements, odd = read_elements(body)
-    except NotStrictJson:
-        # `nests_too_deep` counts brackets of what must be JSON; of anything else it says nothing.
-        marks = marks - {"too_deep"} | {"not_json"}
+    except NotStrictJson as error:
+        marks.add(error.slug)
+        if error.slug == "not_json":
+            marks.discard("too_deep")  # the brackets of what is not JSON were counted, which says nothing
         return Payload(raw, (Message(text, direction, Kind.OPAQUE, marks=in_order(marks)),))
     marks |= odd
     if not elements:
-        return Payload(raw, (Message(text, direction, Kind.OPAQUE, marks=in_order(marks | {"shape"})),), True)
+        return Payload(raw, (Message(text, direction, Kind.OPAQUE, marks=in_order(marks | {"shape"})),))
     return Payload(raw, tuple(_element(e, direction, marks, deep_arguments) for e in elements), True)
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping
+from itertools import takewhile
 from typing import NamedTuple
 
 import msgspec
 from msgspec import Raw
+from msgspec.structs import astuple
 
 from mcp_audit.errors import NotStrictJson
 from mcp_audit.wire.strict_json import Event, decode_string, events
@@ -25,7 +27,10 @@ UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _PATIENCE = 200_000  # tokens looked at one by one: a fifth of a second, which a hostile text may cost and no more
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
-_decode_elements = msgspec.json.Decoder(list[Raw]).decode
+_MAX_BATCH = 1000
+# An array of more elements than fields is checked to its end, but not kept: 64 MiB of `{},` would take gigabytes.
+_Elements = msgspec.defstruct("_Elements", [(f"e{i}", Raw, Raw()) for i in range(_MAX_BATCH + 1)], array_like=True)
+_decode_elements = msgspec.json.Decoder(_Elements).decode
 
 
 class Members(NamedTuple):
@@ -81,15 +86,20 @@ def read_elements(text: bytes) -> tuple[list[bytes], frozenset[str]]:
     """Return the elements of an array and what is odd about the text as a whole.
 
     Raises:
-        NotStrictJson: the text is no array, even if `NaN` and `Infinity` are let pass.
+        NotStrictJson: the text is no array, even if `NaN` and `Infinity` are let pass; or, as `shape`, it has more than
+            1000 elements, which no batch has.
     """
+    marks: set[str] = set()
     try:
-        return [bytes(element) for element in _decode_elements(text)], frozenset()
+        elements = [bytes(element) for element in takewhile(len, astuple(_decode_elements(text)))]
     except UNDECODABLE:
-        scan = _scan(text)
-    if scan.opened is not Event.ARRAY_START:
-        raise NotStrictJson("not_json", 0, "not an array")
-    return [value for _, value in scan.parts], frozenset(scan.marks)
+        opened, parts, marks = _scan(text)
+        if opened is not Event.ARRAY_START:
+            raise NotStrictJson("not_json", 0, "not an array") from None
+        elements = [value for _, value in parts]
+    if len(elements) > _MAX_BATCH:
+        raise NotStrictJson("shape", 0, f"a batch of more than {_MAX_BATCH} elements")
+    return elements, frozenset(marks)
 
 
 _MEMBER = re.compile(rb'[ \t\n\r]*("(?:[^"\\]|\\.)*+")[ \t\n\r]*:[ \t\n\r]*')

@@ -88,7 +88,8 @@ class Message(Struct, frozen=True):
 class Payload(Struct, frozen=True):
     """One transport unit: a line, a body or an SSE event, terminator included; a batch has several messages.
 
-    A blank line has no messages. Something that is not JSON-RPC has one, of kind OPAQUE.
+    A blank line has no messages. Something that is not JSON-RPC has one, of kind OPAQUE; so has a batch that is empty
+    or has more than 1000 elements, and such a one is no `batch`.
     """
 
     raw: bytes

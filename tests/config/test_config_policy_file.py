@@ -27,7 +27,9 @@ def test_its_keys_are_the_policys_and_know_their_lines(tmp_path: Path, loaded: L
 @pytest.mark.parametrize(
     ("policy", "text", "expected"),
     [
-        pytest.param("rulez: []\n", "", "p.yaml:1: policy.rulez: there is no such key; did you mean `rules`", id="typo"),
+        pytest.param(
+            "rulez: []\n", "", "p.yaml:1: policy.rulez: there is no such key; did you mean `rules`", id="typo"
+        ),
         pytest.param("file: q.yaml\n", "", "cannot name another one", id="nested"),
         pytest.param(RULES, "default_action: allow", "is given twice, the other time by c.yaml:", id="both"),
         pytest.param(None, "", "p.yaml: cannot be read", id="missing"),

@@ -36,8 +36,8 @@ def test_a_wrong_setting_stops_the_start(tmp_path: Path, config: str, expected: 
     env = environment()
     del env["AUDIT_SECRET"]
     done = subprocess.run(
-        command(tmp_path, python("open('started', 'w')"), config), input=b"", capture_output=True, env=env, cwd=tmp_path,
-        check=False,
+        command(tmp_path, python("open('started', 'w')"), config), input=b"", capture_output=True, env=env,
+        cwd=tmp_path, check=False,
     )  # fmt: skip
 
     text = said(done)

@@ -14,7 +14,12 @@ import pytest
 from proxy import ECHO, ENFORCING, NEUTRAL, call, command, converse, entries, environment, python, running, verified
 
 # Copies stdin to stdout without looking at it.
-CAT = "import os\nwhile chunk := os.read(0, 65536):\n    rest = memoryview(chunk)\n    while rest: rest = rest[os.write(1, rest):]"
+CAT = """
+import os
+while chunk := os.read(0, 65536):
+    rest = memoryview(chunk)
+    while rest: rest = rest[os.write(1, rest):]
+"""
 MIB = 1 << 20
 
 
@@ -152,7 +157,8 @@ def test_stdin_from_a_file_and_stdout_into_a_file(tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(call(1) + call(2))
     with open(tmp_path / "in", "rb") as given, open(tmp_path / "out", "wb") as got:
         done = subprocess.run(
-            command(tmp_path, python(ECHO)), stdin=given, stdout=got, env=environment(), cwd=tmp_path, timeout=30, check=False
+            command(tmp_path, python(ECHO)), stdin=given, stdout=got, env=environment(), cwd=tmp_path, timeout=30,
+            check=False,
         )  # fmt: skip
 
     assert done.returncode == 0

@@ -1,4 +1,4 @@
-"""Calls of a forbidden tool in disguise, through the real proxy: nothing of them reaches the server, all are recorded."""
+"""Calls of a forbidden tool in disguise, through the real proxy: none reaches the server, all are recorded."""
 
 from __future__ import annotations
 

@@ -42,7 +42,9 @@ def ask(proxy: subprocess.Popen[bytes], id_: int, text: str) -> dict[str, object
 def test_a_full_disk_refuses_calls_and_recovers_without_a_restart(small_disk: Path) -> None:
     """Refused with -32031 and executed: false; after space returns calls pass, and a `blocked` line tells the cost."""
     (small_disk / "ballast").write_bytes(b"x" * 100_000)
-    with running(small_disk, python(ECHO), NEUTRAL + "audit: {block_timeout_ms: 100}\n", stderr=subprocess.PIPE) as proxy:
+    with running(
+        small_disk, python(ECHO), NEUTRAL + "audit: {block_timeout_ms: 100}\n", stderr=subprocess.PIPE
+    ) as proxy:
         assert proxy.stdin is not None
         passed: list[int] = []
         refused: list[dict[str, object]] = []
@@ -86,7 +88,9 @@ def test_an_answer_whose_entry_cannot_be_written_is_withheld_and_owned_up_to(sma
         "        except OSError: os.close(fd)\n"
         "    print(json.dumps({'jsonrpc': '2.0', 'id': m['id'], 'result': {'big': 'z' * 9000}}), flush=True)\n"
     )
-    with running(small_disk, python(fill), NEUTRAL + "audit: {block_timeout_ms: 100}\n", stderr=subprocess.PIPE) as proxy:
+    with running(
+        small_disk, python(fill), NEUTRAL + "audit: {block_timeout_ms: 100}\n", stderr=subprocess.PIPE
+    ) as proxy:
         assert proxy.stdin is not None
         assert "result" in ask(proxy, 1, "ok")
         withheld = ask(proxy, 2, "fill")

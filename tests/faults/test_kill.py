@@ -14,7 +14,7 @@ from proxy import ECHO, NEUTRAL, call, converse, entries, python, running, verif
 
 
 def answered_until_killed(folder: Path, run: int, after: int, options: tuple[str, ...]) -> set[str]:
-    """Keep calls in flight, kill the proxy after some answers, and return the ids of all that were answered."""
+    """Keep calls in flight, kill the proxy after some answers, and return the ids that were answered."""
     ids: set[str] = set()
     with running(folder, python(ECHO), NEUTRAL, *options, stderr=subprocess.DEVNULL) as proxy:
         assert proxy.stdin is not None
@@ -40,7 +40,7 @@ def answered_until_killed(folder: Path, run: int, after: int, options: tuple[str
 
 @pytest.mark.parametrize("kills", [20, pytest.param(200, marks=[pytest.mark.long, pytest.mark.timeout(1200)])])
 def test_every_answered_call_has_its_entry(tmp_path: Path, kills: int) -> None:
-    """After each kill the next start leaves the old bytes alone; in the end all verifies and every request is closed."""
+    """After each kill the next start leaves the old bytes alone; in the end all verifies and each request is closed."""
     dice = random.Random(kills)
     answered: set[str] = set()
     log = tmp_path / "audit.jsonl"

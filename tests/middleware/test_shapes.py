@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -114,7 +116,7 @@ def test_a_megabyte_made_to_be_slow_is_not(unit: str) -> None:
 
 secret_pieces = st.sampled_from(
     ["AKIA", "IOSFODNN7EXAMPLE", "ghp_", RANDOM, JWT, "sk-", "bearer ", "://", ":", "@", "xoxb-", "[REDACTED]", " ",
-     "a", "1", "_", "-", ".", "=", KEY_BLOCK, "authorization: "]
+     "a", "1", "_", "-", ".", "=", "\n", "\u2014", '"', "\\", "/", "x", KEY_BLOCK, "authorization: "]
 )  # fmt: skip
 
 
@@ -126,14 +128,20 @@ def test_hiding_twice_is_hiding_once(text: str) -> None:
     assert stored(once) == once
 
 
+def as_sent(text: str, ascii_only: bool, levels: int) -> bytes:
+    """Return a JSON string that says a text, or that says JSON that says it."""
+    for _ in range(levels):
+        text = json.dumps(text, ensure_ascii=ascii_only)
+    return text.replace("/", "\\/" if ascii_only else "/").encode()
+
+
 @settings(deadline=None)
-@given(st.lists(secret_pieces, max_size=12).map("".join))
-def test_a_family_with_a_hit_is_always_suspected(text: str) -> None:
-    """The cheap look may raise false alarms and never misses."""
-    raw = text.encode()
-    suspected = suspects(raw)
+@given(st.lists(secret_pieces, max_size=12).map("".join), st.booleans(), st.integers(1, 3))
+def test_a_family_with_a_hit_is_always_suspected(text: str, ascii_only: bool, levels: int) -> None:
+    """The cheap look at a whole JSON text may raise false alarms, and never misses."""
+    suspected = suspects(as_sent(text, ascii_only, levels))
     for family in FAMILIES:
-        assert not find(raw, [family]) or family in suspected
+        assert not find(text.encode(), [family]) or family in suspected
 
 
 def test_values_can_be_switched_off() -> None:

@@ -1,7 +1,8 @@
-"""The promise: bytes out equal bytes in, and every well-formed message leaves exactly one entry or request/outcome pair."""
+"""The promise: bytes out equal bytes in; every well-formed message leaves one entry, or a request/outcome pair."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 from collections import Counter
@@ -32,7 +33,7 @@ def in_a_loop(config: Config, from_client: list[bytes], from_server: list[bytes]
 def cut(stream: bytes, cuts: list[int]) -> list[bytes]:
     """Cut a stream at the given places, taken modulo its length."""
     places = sorted({place % (len(stream) + 1) for place in cuts} | {0, len(stream)})
-    return [stream[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [stream[a:b] for a, b in itertools.pairwise(places)]
 
 
 noise = st.lists(

@@ -50,6 +50,7 @@ def test_chunk_boundaries_carry_no_meaning(stream: bytes, lines: list[bytes]) ->
     assert decode([stream]) == lines
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=40) | st.sampled_from([b"\n", b"\r\n", b"\r"])))
 def test_nothing_is_lost_added_or_reordered(chunks: list[bytes]) -> None:
     """Transparency: the lines rebuild the stream exactly, and each but the last ends with its only LF."""
@@ -72,7 +73,7 @@ def obvious(stream: bytes, max_bytes: int) -> list[Any]:
     return expected
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(st.binary(max_size=6) | st.sampled_from([b"\n", b"\r\n", b"\r", b"abcdefgh"])), st.integers(0, 12))
 def test_the_limit_counts_text_however_it_was_chunked(chunks: list[bytes], max_bytes: int) -> None:
     """A line of exactly the limit passes, with LF or CRLF; a longer one is described, and the next is normal."""
@@ -194,7 +195,7 @@ def test_a_member_cut_off_by_the_end_of_the_head_is_not_believed(cut: int) -> No
     assert found is None if not whole else (found is not None and found.key == 123456789)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["jsonrpc", "method", "x", "params"]),
@@ -222,6 +223,7 @@ def test_an_id_that_is_recovered_is_the_right_one(
     assert (found is not None and found.key == id_) if ends_meet or in_head or in_tail else found is None
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.binary(max_size=200))
 def test_no_ends_make_recovery_raise(head: bytes, tail: bytes) -> None:
     """Noise tells nothing, and that is all."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import reference
+from hostile import HOSTILE, LEGITIMATE
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -169,6 +170,7 @@ def mangled(draw: Any, texts: st.SearchStrategy[bytes]) -> bytes:
     return text
 
 
+TABLES = st.sampled_from([raw for _, raw in HOSTILE + LEGITIMATE if len(raw) < 1000])
 ENDS = st.sampled_from([b"\n", b"\r\n", b""])
 
 
@@ -178,7 +180,8 @@ ENDS = st.sampled_from([b"\n", b"\r\n", b""])
 @example(b'{"id":12,"id":1}', b"\n", True, False)
 @example(b'{"id": 12, "id": 1}', b"\n", True, False)
 @example(b'{"method":"x","params":{},"params":{"a":1}}', b"\n", True, False)
-@example(b'{"jsonrpc":{},"method":"x","params":{}}', b"\n", True, False)
+@example(b'{"jsonrpc":{"params":1},"method":"x","params":{"a":1}}', b"\n", True, False)
+@example(b'{"jsonrpc":{"result":{}},"id":1,"result":{"a":1}}', b"\n", True, False)
 @example(b'{"error":{"params":{}},"params":{"a":1},"id":1}', b"\n", True, False)
 def test_messages_in_any_spelling_are_read_as_the_reference_reads_them(
     text: bytes, end: bytes, line: bool, deep: bool
@@ -195,7 +198,7 @@ def test_batches_are_read_as_the_reference_reads_them(text: bytes, end: bytes, d
 
 
 @settings(max_examples=500, deadline=None)
-@given(mangled(messages() | arrays(messages())), ENDS, st.booleans(), st.booleans())
+@given(mangled(messages() | arrays(messages()) | TABLES), ENDS, st.booleans(), st.booleans())
 @example(b"", b"\n", True, False)
 @example(b'{"a":"\\\\ud800"}', b"\n", True, False)
 @example(b'{"a":"\\\\\\ud800","b":"\\ud800\\ud800\\udc00"}', b"\n", True, False)
@@ -353,6 +356,148 @@ def test_arguments_are_searched_when_a_gate_reads_there(arguments: bytes, marks:
     assert one(raw).marks == ()
 
 
+@pytest.mark.parametrize("odd", [b"", b' ,"\\ud800"'])
+def test_a_batch_is_a_thousand_messages_at_most(odd: bytes) -> None:
+    """More would be memory for nothing: it is one opaque message, forwarded where nothing is enforced."""
+    element = b'{"method":"ping"}'
+    payload = parse(b"[" + b",".join([element] * 1000) + b"]\n", TO_SERVER)
+    assert (len(payload.messages), payload.batch, payload.messages[999].raw) == (1000, True, element)
+
+    payload = parse(b"[" + b",".join([element] * 1001) + odd + b"]\n", TO_SERVER)
+    assert [(m.kind, m.marks) for m in payload.messages] == [(Kind.OPAQUE, ("shape",))]
+    assert not payload.batch
+
+
+ROWS = {
+    "not_json": [
+        b"{",
+        b"{}{}",
+        b"7",
+        b'"x"',
+        b"{'a':1}",
+        b'{"a":1,}',
+        b'{"a":01}',
+        b'{"a":"\t"}',
+        b"\xc2\xa0{}",
+    ],
+    "bare_cr": [
+        b'{"method":\r"x"}',
+        b'\r{"method":"x"}',
+        b'{"method":"x"}\r\r',
+        b'{"method":"x","params":{"a":[\r1]}}',
+    ],
+    "invalid_utf8": [
+        b'{"a":"\xff"}',
+        b'{"a":"\xed\xa0\x80"}',
+        b'{"a":"\xc0\x80"}',
+        b'{"\xff":1}',
+    ],
+    "bom": [
+        b'\xef\xbb\xbf{"method":"x"}',
+        b"\xef\xbb\xbf[{}]",
+    ],
+    "utf16": [
+        b"{\x00}\x00",
+        b"{}\x00",
+    ],
+    "duplicate_key": [
+        b'{"a":1,"a":1}',
+        b'{"a":12,"a":1}',
+        b'{"params":{"a":1,"a":2}}',
+        b'{"params":{"_meta":{"a":1,"a":1}}}',
+        b'{"result":{"_meta":{"a":1,"a":2}}}',
+        b'{"a":1,"\\u0061":1}',
+        b'[{"a":1,"a":1}]',
+    ],
+    "case_variant_key": [
+        b'{"ID":1}',
+        b'{"Method":1}',
+        b'{"Result":{}}',
+        b'{"param\xc5\xbf":1}',
+        b'{"jsonRPC":1}',
+        b'{"params":{"Name":1}}',
+        b'{"params":{"URI":1}}',
+        b'{"params":{"_META":1}}',
+        b'{"params":{"argument\\u017f":1}}',
+    ],
+    "escaped_key": [
+        b'{"\\u0069d":1}',
+        b'{"method":"x","\\u0070arams":{}}',
+        b'{"params":{"n\\u0061me":1}}',
+    ],
+    "number_range": [
+        b'{"id":9007199254740992}',
+        b'{"id":-9007199254740992}',
+        b'{"id":1e16}',
+        b'{"id":1e400}',
+        b'{"id":%b}' % (b"1" * 5000),
+    ],
+    "too_deep": [
+        b'{"a":' + b"[" * 512 + b"]" * 512 + b"}",
+        b"[" * 513 + b"]" * 513,
+    ],
+    "bad_text": [
+        b'{"method":"a\\u0000"}',
+        b'{"method":"\\ud800"}',
+        b'{"id":"a\\n"}',
+        b'{"id":"\\udfff"}',
+        b'{"method":"\x7f"}',
+        b'{"a":[{"\\ud800":1}]}',
+        b'{"method":"tools/call","params":{"name":"\\u0085"}}',
+        b'{"id\\u0000":1}',
+        b'{"method":"resources/read","params":{"uri":"\\ud800"}}',
+    ],
+    "shape": [
+        b'{"method":"x","result":1}',
+        b'{"method":"x","error":1}',
+        b'{"result":1,"error":1}',
+        b'{"method":1}',
+        b'{"id":true}',
+        b'{"id":[]}',
+        b'{"id":{}}',
+        b'{"params":[]}',
+        b'{"params":1}',
+        b'{"method":"tools/call"}',
+        b'{"method":"tools/call","params":{}}',
+        b'{"method":"tools/call","params":{"name":1}}',
+        b"[]",
+        b"[1]",
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("slug", "text"),
+    [pytest.param(slug, text, id=f"{slug}-{i}") for slug, texts in ROWS.items() for i, text in enumerate(texts)],
+)
+def test_each_row_of_the_table_holds(slug: str, text: bytes) -> None:
+    """What some reader takes differently is marked, with the slug that says why."""
+    (message,) = parse(text + b"\n", TO_SERVER).messages
+
+    assert slug in message.marks
+    if slug != "too_deep":  # the reference recurses
+        agree(text + b"\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"id":9007199254740991,"method":"x"}',
+        b'{"id":0.1,"method":"x","params":null}',
+        b'{"id":null,"error":{"code":1,"code":2}}',
+        b'{"id":1,"result":{"a":1,"a":2}}',
+        b'{"id":1,"result":[]}',
+        b'{"method":"prompts/get","params":{"name":7}}',
+        b'{"method":"x","params":{"name":"a\\nb","_meta":7}}',
+        b'{"_meta":{"a":1,"a":2},"x":{"id":1,"ID":2}}',
+        b'{"idea":1,"Errors":2}',
+    ],
+)
+def test_the_table_has_no_other_rows(text: bytes) -> None:
+    """What no gate reads, and what is merely unusual, is not held against a message."""
+    assert one(text + b"\n").marks == ()
+
+
 def test_marks_come_in_the_order_of_the_table() -> None:
     """The first is the reason a denial gives, so the order is part of the contract."""
     raw = b'\xef\xbb\xbf{"id":9007199254740993,"id":true,"ID":1,"m\\u0065thod":"a\\u0000","result":NaN,\r"x":"\xff"}\n'
@@ -376,6 +521,7 @@ def test_marks_come_in_the_order_of_the_table() -> None:
         pytest.param(b'{"a":"' + b"\\n" * 2_000_000 + b'\\ud800"}', id="escapes"),
         pytest.param(b'{"a":"' + b'\\"' * 200_000 + b'\\ud800"' + b',"b":"\\ud800"' * 100_000 + b"}", id="surrogates"),
         pytest.param(b'{"a":"' + b"\\" * 2_000_000 + b'"}', id="backslashes"),
+        pytest.param(b"[" + b"{}," * 5_000_000 + b"{}]", id="batch"),
         pytest.param(b'{"a' + b"\\ud800" * 300_000 + b'":1}', id="surrogates-in-a-name"),
     ],
 )

@@ -22,7 +22,7 @@ def constant(name: str) -> Any:
     raise ValueError(name)
 
 
-@settings(max_examples=1000)
+@settings(max_examples=1000, deadline=None)
 @given(TEXTS, st.booleans())
 @example("[1,2", False)
 @example('{"a":1,}', False)
@@ -49,6 +49,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(JSON, st.sampled_from([None, 1, "\t"]))
 def test_the_tokens_are_slices_of_the_text(value: Any, indent: Any) -> None:
     """Keys, strings and scalars decode where they stand; what is left out is space and punctuation."""
