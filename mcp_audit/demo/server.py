@@ -35,7 +35,7 @@ TOOLS: dict[str, dict[str, Any]] = {
     "echo": _tool("Return the text", text="string"),
     "wait": _tool("Return after some seconds", seconds="number"),
     "fail": _tool("Always fail"),
-    "login": _tool("Pretend to log in; returns a token", **{"user": "string", "password": "string"}),
+    "login": _tool("Pretend to log in; returns a token", user="string", password="string"),  # noqa: S106 - a field
     "delete_file": _tool("Delete a file (it really would)", name="string"),
 }
 

@@ -170,7 +170,8 @@ if sys.platform == "win32":
         limits = _Limits(flags=0x2000)  # JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE
         extended = 9  # JobObjectExtendedLimitInformation
         kernel.SetInformationJobObject(wintypes.HANDLE(job), extended, ctypes.byref(limits), ctypes.sizeof(limits))
-        kernel.AssignProcessToJobObject(wintypes.HANDLE(job), wintypes.HANDLE(int(process._handle))  # type: ignore[attr-defined])
+        handle: int = process._handle  # type: ignore[attr-defined]
+        kernel.AssignProcessToJobObject(wintypes.HANDLE(job), wintypes.HANDLE(handle))
 
 
 def end_like(returncode: int) -> int:

@@ -236,7 +236,7 @@ class StdioRelay:
         self._upstream.signal_group(getattr(signal, "SIGKILL", 9))
 
     async def _drained(self) -> None:
-        """Wait until all that the upstream wrote is delivered; a grandchild may go on for it while the client is there."""
+        """Wait until all that the upstream wrote is delivered; a grandchild may go on while a client is there."""
 
         async def give_up_on_strays() -> None:
             await self._client_ended.wait()
@@ -253,6 +253,7 @@ class StdioRelay:
         if not self._stopping:
             self._upstream.signal_group(getattr(signal, "SIGTERM", 15))
             return
-        while time.monotonic() < self._kill_at and self._upstream.signal_group(0):
-            await anyio.sleep(_GROUP_POLL_SECONDS)  # noqa: ASYNC110 - no event tells that a process group is empty
+        # No event tells that a process group is empty.
+        while time.monotonic() < self._kill_at and self._upstream.signal_group(0):  # noqa: ASYNC110
+            await anyio.sleep(_GROUP_POLL_SECONDS)
         self._upstream.signal_group(getattr(signal, "SIGKILL", 9))

@@ -7,7 +7,6 @@ never written or counted again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import anyio
 
@@ -41,6 +40,7 @@ class Outage:
         self._gap_cause = "continue" if on_failure == "continue" else "overflow"
         self._owed: list[Unsealed] = []
         self._owed_bytes = 0
+        self._account = 0  # of the lines last returned, those that are not owed
 
     @property
     def owed(self) -> int:
@@ -55,17 +55,27 @@ class Outage:
         self._owed.append(line)
         self._owed_bytes += len(line.body)
 
-    def settlement(self) -> list[tuple[Unsealed, Callable[[], None]]]:
-        """Return the lines that own up to it, then those it owes; call what comes with a line once that is written."""
+    def lines(self) -> list[Unsealed]:
+        """Return the lines that own up to it, then those it owes."""
         stamp = self._stamp
         span = {"from": self._since, "to": stamp.timestamp()}
         counts = {"refused": self.refused, "withheld": self.withheld, "dropped": self.dropped}
-        blocked = encode_typed("blocked", stamp.id(), stamp.timestamp(), {**span, "cause": self.cause, **counts})
-        lines = [(blocked, self._account_given)]
+        account = [encode_typed("blocked", stamp.id(), stamp.timestamp(), {**span, "cause": self.cause, **counts})]
         if self.lost:
             gap = {"cause": self._gap_cause, "lost": self.lost, **span}
-            lines.append((encode_typed("gap", stamp.id(), stamp.timestamp(), gap), self._gap_admitted))
-        return [*lines, *((line, self._oldest_written) for line in self._owed)]
+            account.append(encode_typed("gap", stamp.id(), stamp.timestamp(), gap))
+        self._account = len(account)
+        return account + self._owed
+
+    def wrote(self, count: int) -> None:
+        """Take note that the first `count` of `lines` are in the ledger; what they say is not said again."""
+        if count:
+            self._since = self._stamp.timestamp()
+            self.refused = self.withheld = self.dropped = 0
+        if count >= self._account:
+            self.lost = 0
+            self._owed_bytes -= sum(len(line.body) for line in self._owed[: count - self._account])
+            del self._owed[: count - self._account]
 
     def summary(self) -> str:
         """Say what it cost."""
@@ -73,13 +83,3 @@ class Outage:
             f"meanwhile {self.refused} requests were refused, {self.withheld} answers withheld, "
             f"{self.dropped} notifications dropped, {self.lost} entries lost"
         )
-
-    def _account_given(self) -> None:
-        self._since = self._stamp.timestamp()
-        self.refused = self.withheld = self.dropped = 0
-
-    def _gap_admitted(self) -> None:
-        self.lost = 0
-
-    def _oldest_written(self) -> None:
-        self._owed_bytes -= len(self._owed.pop(0).body)
