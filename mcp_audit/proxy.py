@@ -108,12 +108,13 @@ def _gates(config: Config) -> list[Gate]:
 
 def _processors(config: Config, ledger: LedgerSink) -> list[Processor]:
     audit, redact, secrets = config.audit, config.middleware.redact, ledger.secrets
+    redact_key = secrets.redact if secrets else None
     hides = redact.enabled
     processors: list[Processor] = [
-        Capture(audit.max_payload_bytes, audit.capture, secrets.redact if secrets else None, redacted=hides)
+        Capture(audit.max_payload_bytes, audit.capture, redact_key, redacted=hides)
     ]
     if hides:
-        processors.append(Redactor(redact.patterns, redact.allow, values=redact.values, nested_json=redact.nested_json))
+        processors.append(Redactor(redact.patterns, redact.allow, redact.values, redact.nested_json, redact_key))
     if audit.sign and secrets:
         processors.append(Sign(secrets.secret))
     return processors

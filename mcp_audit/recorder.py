@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import anyio
 from anyio import to_thread
 
 from mcp_audit.errors import LedgerUnavailable
-from mcp_audit.ledger.entry import Entry, Unsealed, encode
+from mcp_audit.ledger.entry import Unsealed
 from mcp_audit.middleware import Processor
-from mcp_audit.middleware.entries import closing_entry, orphan_entry, request_entry, without_payloads
 from mcp_audit.session import Step
 from mcp_audit.sinks import LedgerSink
 from mcp_audit.sinks.outage import Outage
+from mcp_audit.sinks.scribe import Scribe
 from mcp_audit.sinks.stamp import Stamp
 from mcp_audit.wire.exchange import Exchange, Outcome
 
 __all__ = ["Recorder"]
 
-_Make = Callable[[Exchange, str, str, str], Entry]
 _Owed = list[tuple[Exchange, bool]]  # a line that a step needs: whose, and whether it is the one that closes
 
 
@@ -60,8 +58,7 @@ class Recorder:
     ) -> None:
         self._ledger = ledger
         self._stamp = stamp
-        self._processors = tuple(processors)
-        self._transport = transport
+        self._scribe = Scribe(stamp, processors, transport, report)
         self._write_ahead = write_ahead
         self._on_failure = on_failure
         self._block_timeout = block_timeout
@@ -102,7 +99,7 @@ class Recorder:
             self._trouble.set()
         outage = self._outage
         for exchange in refusal.finished:
-            outage.owe(self._line(closing_entry, exchange, exchange.id))
+            outage.owe(self._scribe.closing(exchange))
         outage.refused += sum(exchange.outcome is Outcome.DENIED for exchange in step.opened)
         for exchange in step.finished:
             if exchange.may_have_run:
@@ -140,8 +137,7 @@ class Recorder:
             why: `exit` or `upstream_exit`: what kept the answers from coming.
             reason: of the ledger's `close` line: eof, signal, upstream_exit or shutdown.
         """
-        make = partial(orphan_entry, why=why)
-        lines = self._left + [self._line(make, exchange, self._stamp.id()) for exchange in step.finished]
+        lines = self._left + [self._scribe.orphan(exchange, why) for exchange in step.finished]
         try:
             if self._ledger.blocked:
                 self._ledger.recover()
@@ -149,8 +145,7 @@ class Recorder:
             if lines:
                 self._ledger.append(lines)
         except LedgerUnavailable as error:
-            owed = self._outage.owed if self._outage is not None else 0
-            missing = owed + len(lines) - (len(error.appended) if self._outage is None else 0)
+            missing = len(lines) + (self._outage.owed if self._outage is not None else -len(error.appended))
             self._report(f"{error}; {missing} lines could not be written before the exit")
         try:
             self._ledger.close(reason)
@@ -166,8 +161,9 @@ class Recorder:
         owed = self._owed_by(steps)
         if not owed:
             return True
+        lines = self._written(owed)
         try:
-            seqs = self._ledger.append(self._lines(owed), wait=False)
+            seqs = self._ledger.append(lines, wait=False)
         except LedgerUnavailable as error:
             self._failed(error, owed)
             return False
@@ -178,13 +174,14 @@ class Recorder:
 
     async def _append_in_turn(self, steps: Sequence[Step]) -> bool:
         """Append as soon as the ledger is free; return whether all that the steps need is in the ledger."""
-        # The lock is kept until seqs are noted: else a line that closes a request could be made without knowing its seq.
+        # The lock is kept until seqs are noted: else a line that closes a request could be made before its seq is known.
         async with self._turn:
             owed = self._owed_by(steps)
             if not owed:
                 return True
+            lines = self._written(owed)
             try:
-                seqs = await to_thread.run_sync(self._ledger.append, self._lines(owed))
+                seqs = await to_thread.run_sync(self._ledger.append, lines)
             except LedgerUnavailable as error:
                 self._failed(error, owed)
                 return False
@@ -231,6 +228,10 @@ class Recorder:
             return exchange.request is not None and exchange.request.method == "tools/call"
         return self._write_ahead == "all"
 
+    def _written(self, owed: _Owed) -> list[Unsealed]:
+        scribe = self._scribe
+        return [scribe.closing(exchange) if closes else scribe.request(exchange) for exchange, closes in owed]
+
     def _wrote(self, owed: _Owed, seqs: Sequence[int]) -> None:
         """Note which lines are in the ledger: `seqs` belong to the leading ones."""
         for (exchange, closes), seq in zip(owed, seqs, strict=False):
@@ -241,31 +242,6 @@ class Recorder:
         if not self._is_dirty:
             self._is_dirty = True
             self._dirty.set()
-
-    # -- lines ---------------------------------------------------------------------------------------------------------
-
-    def _lines(self, owed: _Owed) -> list[Unsealed]:
-        return [
-            self._line(closing_entry, exchange, exchange.id)
-            if closes
-            else self._line(request_entry, exchange, self._stamp.id())
-            for exchange, closes in owed
-        ]
-
-    def _line(self, make: _Make, exchange: Exchange, id_: str) -> Unsealed:
-        """Make an entry and run the processors. One that fails costs it what it carries; the line is written still."""
-        timestamp = self._stamp.timestamp()
-        entry = make(exchange, id_, timestamp, self._transport)
-        try:
-            for process in self._processors:
-                entry = process(entry)
-            return encode(entry)
-        except Exception as error:
-            problem = type(error).__name__
-            if problem not in self._complaints:  # whoever can make a processor fail must not fill the log as well
-                self._complaints.add(problem)
-                self._report(f"a processor failed ({problem}): entry {id_} and others like it are without payloads")
-            return encode(without_payloads(make(exchange, id_, timestamp, self._transport)))
 
     # -- trouble -------------------------------------------------------------------------------------------------------
 
@@ -314,9 +290,12 @@ class Recorder:
         """Keep the lines of what was waiting for the ledger as the session ended; what is open, `finish` is told."""
         for step in steps:
             for exchange in step.finished:
+                if exchange.may_have_run and not exchange.recorded:
+                    exchange.marks += ("withheld",)
+                    if self._outage is not None:
+                        self._outage.withheld += 1
                 if exchange.owes_line:
-                    exchange.marks += ("withheld",) if exchange.may_have_run else ()
-                    self._left.append(self._line(closing_entry, exchange, exchange.id))
+                    self._left.append(self._scribe.closing(exchange))
 
 
 def _is_answer(step: Step) -> bool:

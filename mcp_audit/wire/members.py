@@ -138,7 +138,7 @@ def _walk(text: bytes, values: Mapping[str, Raw], original: bytes) -> Members | 
 
 _XX = rb"[0-9a-fA-F]{2}"
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD](?:[89abAB]%(xx)b(?:\\u[dD][c-fC-F]%(xx)b)?|[c-fC-F]%(xx)b)" % {b"xx": _XX})
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"([ \t\n\r]*:)?')
+_REST_OF_STRING = re.compile(rb'(?:[^"\\]|\\.)*+"([ \t\n\r]*:)?')
 
 
 def _mend(text: bytes) -> Members | None:
@@ -149,15 +149,17 @@ def _mend(text: bytes) -> Members | None:
     """
     mended = bytearray(text)
     checked = 0  # end of the last string found to be no name
+    # An escaped backslash before plain `ud800` is mended, too. It does no harm: only this copy is decoded, and of it only
+    # the names and the places of values are used.
     for found in _SURROGATE_ESCAPE.finditer(text):
         start = found.start()
-        if found.end() - start == 12 or _is_escaped(text, start):
-            continue  # a pair, or an escaped backslash and plain letters
+        if found.end() - start == 12:
+            continue  # a pair
         if start >= checked:
-            string = _STRING.match(text, _string_start(text, start))
-            if string is None or string[1]:
+            rest = _REST_OF_STRING.match(text, start)
+            if rest is None or rest[1]:
                 return None
-            checked = string.end()
+            checked = rest.end()
         mended[start : start + 6] = b"\\ufffd"
     if not checked:
         return None
@@ -166,21 +168,6 @@ def _mend(text: bytes) -> Members | None:
     except UNDECODABLE:
         return None
     return _walk(bytes(mended), values, text)
-
-
-def _is_escaped(text: bytes, position: int) -> bool:
-    run = position
-    while run and text[run - 1] == 0x5C:
-        run -= 1
-    return (position - run) % 2 == 1
-
-
-def _string_start(text: bytes, position: int) -> int:
-    """Return where the string around `position` begins: at the nearest quote that no backslash precedes."""
-    quote = text.rfind(b'"', 0, position)
-    while quote > 0 and text[quote - 1] == 0x5C:
-        quote = text.rfind(b'"', 0, quote)
-    return max(quote, 0)
 
 
 class _Scan(NamedTuple):

@@ -120,6 +120,16 @@ def test_inventing_names_neither_grows_memory_nor_resets_a_spent_bucket() -> Non
     assert allowed(gate, 5, 0.5, "victim") == 0
 
 
+def test_what_was_spent_while_the_table_was_full_stays_spent() -> None:
+    """A tool that moves from the shared bucket to one of its own takes its debt along."""
+    gate = RateLimit(Limit(60, 3), max_buckets=1)
+    allowed(gate, 1, 0.0, "first")
+
+    assert allowed(gate, 5, 0.0, "second") == 3
+    assert allowed(gate, 5, 1.0, "second") == 1
+    assert {tool for _, tool in gate._full_at} == {"second"}
+
+
 def test_recovered_buckets_make_room() -> None:
     """A bucket that is full again equals one that never was, so it is forgotten."""
     gate = RateLimit(Limit(60, 1), max_buckets=10)

@@ -85,6 +85,11 @@ def test_what_only_looks_similar_stays(text: str) -> None:
     assert stored(text) == text
 
 
+def test_secrets_that_touch_are_both_hidden() -> None:
+    """Where one ends with a sign that may stand inside the other, neither shields the other."""
+    assert stored(KEY_BLOCK + JWT) == "[REDACTED][REDACTED]"
+
+
 @pytest.mark.parametrize("escaped", [r"\u0067hp_", r"g\u0068p_", r"ghp\u005f", r"\\u0067hp_", r"\u005cu0067hp_"])
 def test_a_secret_is_found_however_its_letters_are_spelled(escaped: str) -> None:
     """An escape for an ASCII letter makes every family a suspect, at any level of JSON in strings."""

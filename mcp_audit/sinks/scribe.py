@@ -1,0 +1,64 @@
+"""An exchange in, a line out: its entry is made, the processors shape it, and it is encoded.
+
+Promise: there is always a line. A processor that fails, or leaves what cannot be encoded, costs the line its payloads;
+none is ever written that a processor did not have its say about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from mcp_audit.ledger.entry import Entry, Unsealed, encode
+from mcp_audit.middleware import Processor
+from mcp_audit.middleware.entries import closing_entry, orphan_entry, request_entry, without_payloads
+from mcp_audit.sinks.stamp import Stamp
+from mcp_audit.wire.exchange import Exchange
+
+__all__ = ["Scribe"]
+
+
+class Scribe:
+    """Writes lines that have no place in a ledger yet.
+
+    Args:
+        stamp: ids and timestamps of lines.
+        processors: shape each entry, in order.
+        transport: `stdio` or `http`, as the lines name it.
+        report: is told one sentence when a processor first fails in some way.
+    """
+
+    def __init__(
+        self, stamp: Stamp, processors: Sequence[Processor], transport: str, report: Callable[[str], None]
+    ) -> None:
+        self._stamp = stamp
+        self._processors = tuple(processors)
+        self._transport = transport
+        self._report = report
+        self._reported: set[str] = set()
+
+    def request(self, exchange: Exchange) -> Unsealed:
+        """Return the line that is written before a request is forwarded."""
+        return self._line(request_entry, exchange, self._stamp.id())
+
+    def closing(self, exchange: Exchange) -> Unsealed:
+        """Return the line of a finished exchange."""
+        return self._line(closing_entry, exchange, exchange.id)
+
+    def orphan(self, exchange: Exchange, why: str) -> Unsealed:
+        """Return the line of a request that nobody answered."""
+        return self._line(partial(orphan_entry, why=why), exchange, self._stamp.id())
+
+    def _line(self, make: Callable[[Exchange, str, str, str], Entry], exchange: Exchange, id_: str) -> Unsealed:
+        timestamp = self._stamp.timestamp()
+        entry = make(exchange, id_, timestamp, self._transport)
+        try:
+            for process in self._processors:
+                entry = process(entry)
+            return encode(entry)
+        except Exception as error:
+            problem = type(error).__name__
+            if problem not in self._reported:  # whoever can make a processor fail must not fill our log as well
+                self._reported.add(problem)
+                self._report(f"a processor failed ({problem}): entry {id_} and others like it are without payloads")
+            return encode(without_payloads(make(exchange, id_, timestamp, self._transport)))
