@@ -25,7 +25,7 @@ from mcp_audit.wire.exchange import Exchange, Outcome
 
 __all__ = ["Recorder"]
 
-_Owed = list[tuple[Exchange, bool]]  # a line that a step needs: whose, and whether it is the one that closes
+_Owed = list[tuple[Exchange, bool]]  # lines that steps need: whose, and whether it is the one that closes
 
 
 class Recorder:
@@ -145,8 +145,8 @@ class Recorder:
             if lines:
                 self._ledger.append(lines)
         except LedgerUnavailable as error:
-            missing = len(lines) + (self._outage.owed if self._outage is not None else -len(error.appended))
-            self._report(f"{error}; {missing} lines could not be written before the exit")
+            unwritten = len(lines) + (self._outage.owed if self._outage is not None else -len(error.appended))
+            self._report(f"{error}; {unwritten} lines could not be written before the exit")
         try:
             self._ledger.close(reason)
         except LedgerUnavailable as error:
@@ -158,30 +158,25 @@ class Recorder:
         """Append if nobody else is at it; return whether all that the steps need is in the ledger."""
         if self._turn.locked():
             return False
-        owed = self._owed_by(steps)
-        if not owed:
+        if not (owed := self._owed_by(steps)):
             return True
-        lines = self._written(owed)
         try:
-            seqs = self._ledger.append(lines, wait=False)
+            seqs = self._ledger.append(self._written(owed), wait=False)
         except LedgerUnavailable as error:
             self._failed(error, owed)
             return False
-        if seqs is None:
-            return False
-        self._wrote(owed, seqs)
-        return True
+        if seqs is not None:
+            self._wrote(owed, seqs)
+        return seqs is not None
 
     async def _append_in_turn(self, steps: Sequence[Step]) -> bool:
         """Append as soon as the ledger is free; return whether all that the steps need is in the ledger."""
-        # The lock is kept until seqs are noted: else a line that closes a request could be made before its seq is known.
+        # The lock is kept until seqs are noted, for a line that closes a request must know that request's.
         async with self._turn:
-            owed = self._owed_by(steps)
-            if not owed:
+            if not (owed := self._owed_by(steps)):
                 return True
-            lines = self._written(owed)
             try:
-                seqs = await to_thread.run_sync(self._ledger.append, lines)
+                seqs = await to_thread.run_sync(self._ledger.append, self._written(owed))
             except LedgerUnavailable as error:
                 self._failed(error, owed)
                 return False
@@ -198,7 +193,7 @@ class Recorder:
             if self._on_failure == "continue":
                 outage.lost += len(self._owed_by(steps))
                 return len(steps)
-            passed = next((i for i, step in enumerate(steps) if not self._may_pass(step)), len(steps))
+            passed = next((i for i, step in enumerate(steps) if not _may_pass(step)), len(steps))
             if not any(map(_is_answer, steps[passed:])) or not await self._works_again_in_time(outage):
                 return passed
 
@@ -207,16 +202,13 @@ class Recorder:
             await outage.over.wait()
         return outage.over.is_set()
 
-    def _may_pass(self, step: Step) -> bool:
-        """Say whether a step may take effect during an outage: its lines are written, and it asks for nothing new."""
-        return all(e.recorded for e in step.finished) and all(e.seq is not None for e in step.opened)
-
     def _owed_by(self, steps: Sequence[Step]) -> _Owed:
         """Return the lines that steps still need, in their order."""
         owed: _Owed = []
         for step in steps:
             for exchange in step.opened:
-                if exchange.seq is None and self._is_written_ahead(exchange):
+                # One that ended while the ledger was waited for is closed already, so it gets no request line any more.
+                if exchange.seq is None and self._is_written_ahead(exchange) and exchange.outcome is Outcome.PENDING:
                     owed.append((exchange, False))
             for exchange in step.finished:
                 if not exchange.recorded:
@@ -229,8 +221,7 @@ class Recorder:
         return self._write_ahead == "all"
 
     def _written(self, owed: _Owed) -> list[Unsealed]:
-        scribe = self._scribe
-        return [scribe.closing(exchange) if closes else scribe.request(exchange) for exchange, closes in owed]
+        return [self._scribe.closing(e) if closes else self._scribe.request(e) for e, closes in owed]
 
     def _wrote(self, owed: _Owed, seqs: Sequence[int]) -> None:
         """Note which lines are in the ledger: `seqs` belong to the leading ones."""
@@ -240,8 +231,11 @@ class Recorder:
             else:
                 exchange.seq = seq
         if not self._is_dirty:
-            self._is_dirty = True
-            self._dirty.set()
+            self._mark_dirty()
+
+    def _mark_dirty(self) -> None:
+        self._is_dirty = True
+        self._dirty.set()
 
     # -- trouble -------------------------------------------------------------------------------------------------------
 
@@ -282,20 +276,24 @@ class Recorder:
         except LedgerUnavailable as error:
             if self._ledger.blocked:
                 self._block(error)
-            elif error.cause not in self._complaints:  # lines are still taken, so nobody has to wait
+                return
+            self._mark_dirty()  # lines are still taken, so nobody has to wait
+            if error.cause not in self._complaints:
                 self._complaints.add(error.cause)
-                self._report(f"{self._ledger.path}: {error.cause}; retrying with the next lines")
+                self._report(f"{self._ledger.path}: {error.cause}; retrying")
 
     def _leave_behind(self, steps: Sequence[Step]) -> None:
-        """Keep the lines of what was waiting for the ledger as the session ended; what is open, `finish` is told."""
-        for step in steps:
-            for exchange in step.finished:
-                if exchange.may_have_run and not exchange.recorded:
-                    exchange.marks += ("withheld",)
-                    if self._outage is not None:
-                        self._outage.withheld += 1
-                if exchange.owes_line:
-                    self._left.append(self._scribe.closing(exchange))
+        """Keep the lines of what was waiting for the ledger as the session ended; of what is open, `finish` is told."""
+        for exchange in (exchange for step in steps for exchange in step.finished if not exchange.recorded):
+            if exchange.may_have_run:
+                exchange.marks += ("withheld",)
+            if exchange.outcome not in (Outcome.NOTIFICATION, Outcome.OPAQUE):  # these went nowhere
+                self._left.append(self._scribe.closing(exchange))
+
+
+def _may_pass(step: Step) -> bool:
+    """Say whether a step may take effect during an outage: its lines are written, and it asks for nothing new."""
+    return all(e.recorded for e in step.finished) and all(e.seq is not None for e in step.opened)
 
 
 def _is_answer(step: Step) -> bool:

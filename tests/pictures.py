@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import re
@@ -44,7 +45,7 @@ def demo_svg() -> str:
     from rich.terminal_theme import MONOKAI
     from rich.text import Text
 
-    console = Console(record=True, width=_COLUMNS, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115
+    console = Console(record=True, width=_COLUMNS, file=io.StringIO(), force_terminal=True)
     console.print(Text("$ mcp-audit demo", style="bold"))
     console.print(Text.from_ansi(demo_output()))
     svg = console.export_svg(title="mcp-audit demo", theme=MONOKAI, unique_id="demo")

@@ -3,7 +3,7 @@
 A subclass supplies the storage: how to take the append lock, fold in what peers wrote, write lines, sync. This class
 supplies the order of things: seal under the lock, block on failure, recover by appending, sign only what was synced,
 close. Promise: no line is acknowledged that is not in the storage; a recovery never covers what was already signed; a
-checkpoint never replaces a larger one.
+checkpoint never replaces a larger one. Long because append, block, recover and sign share one state under one lock.
 """
 
 from __future__ import annotations

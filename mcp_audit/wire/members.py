@@ -149,8 +149,8 @@ def _mend(text: bytes) -> Members | None:
     """
     mended = bytearray(text)
     checked = 0  # end of the last string found to be no name
-    # An escaped backslash before plain `ud800` is mended, too. It does no harm: only this copy is decoded, and of it only
-    # the names and the places of values are used.
+    # An escaped backslash before plain `ud800` is mended, too. That does no harm: of the mended copy only the names are
+    # used, which have none of this, and the places of the values.
     for found in _SURROGATE_ESCAPE.finditer(text):
         start = found.start()
         if found.end() - start == 12:

@@ -1,6 +1,6 @@
 """A tap on an SDK transport: both directions of the wire, in wire order, while the session runs undisturbed.
 
-Promise: every message is noted before the SDK sees it, and none is changed, delayed or dropped.
+Promise: a message is noted before the SDK sees it, or once it has left, and none is changed, delayed or dropped.
 """
 
 from __future__ import annotations
@@ -100,5 +100,6 @@ class _TappedRead(_Tapped[ReadStream[SessionMessage | Exception]]):
 
 class _TappedWrite(_Tapped[WriteStream[SessionMessage]]):
     async def send(self, item: SessionMessage, /) -> None:
-        self._tap.note(self._tap.sent, item)
         await self._inner.send(item)
+        # Only now: a sender that is cancelled before has sent nothing.
+        self._tap.note(self._tap.sent, item)

@@ -83,6 +83,17 @@ def test_the_limit_counts_text_however_it_was_chunked(chunks: list[bytes], max_b
     assert shape(decode([stream], max_bytes)) == obvious(stream, max_bytes)
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r\r\n", b"\r", b""])
+@pytest.mark.parametrize("size", [9, 10, 11])
+def test_the_limit_holds_byte_by_byte(size: int, end: bytes) -> None:
+    """A CR that comes just past the limit may be half a terminator, and only the next byte tells."""
+    stream = b"x" * size + end + b"next\n"
+
+    assert shape(decode([stream[i : i + 1] for i in range(len(stream))], 10)) == obvious(stream, 10)
+    assert shape(decode([stream[: size + 1], stream[size + 1 :]], 10)) == obvious(stream, 10)
+    assert shape(decode([stream[:size] + end], 10)) == obvious(stream[:size] + end, 10)
+
+
 @pytest.mark.parametrize("step", [1000, 4096, 4097, 65536, 70001, 300_000])
 def test_head_tail_and_hash_of_a_long_line(step: int) -> None:
     """Whatever size the pieces have, 64 KiB and 4 KiB are kept and all is hashed."""
@@ -218,7 +229,7 @@ def test_an_id_that_is_recovered_is_the_right_one(
     token = json.dumps(id_).encode()
     member = b'"id"' + separators[1].encode() + token
     ends_meet = len(text) - head <= TAIL_BYTES
-    in_head = first and len(member) + 2 <= head
+    in_head = first and len(member) + (1 if isinstance(id_, str) else 2) <= head  # a number needs to be seen to end
     in_tail = not first and len(member) < TAIL_BYTES - 10 and text.rindex(member) >= head
     assert (found is not None and found.key == id_) if ends_meet or in_head or in_tail else found is None
 

@@ -330,6 +330,12 @@ def test_512_levels_pass_and_513_do_not(opener: bytes, closer: bytes, flat: byte
         assert (message.target, message.id and message.id.key) == ("x", 1)
 
 
+@pytest.mark.parametrize("text", [b"[" * 2000, b"{" * 2000, b"[" * 2000 + b"]" * 2000 + b"x"])
+def test_only_json_can_be_too_deep(text: bytes) -> None:
+    """Brackets in noise are noise."""
+    assert one(text + b"\n").marks == ("not_json",)
+
+
 @pytest.mark.parametrize(
     ("arguments", "marks"),
     [
