@@ -20,8 +20,10 @@ def demo_output() -> str:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "mcp_audit", "demo", "--dir", f"{folder}/d"]
         ours, theirs = pty.openpty()
-        env = os.environ | {"COLUMNS": str(_COLUMNS), "TERM": "xterm-256color", "NO_COLOR": ""}
-        env.pop("NO_COLOR")
+        # As where it is installed: the program is on PATH, and the demo calls it by its name.
+        path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+        env = os.environ | {"COLUMNS": str(_COLUMNS), "TERM": "xterm-256color", "PATH": path}
+        env.pop("NO_COLOR", None)
         # Not stderr: whether a progress bar shows there depends on how busy the machine is.
         process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL, env=env)
         os.close(theirs)

@@ -141,3 +141,15 @@ for name in {[m for m in modules() if not m.endswith("__main__")]!r}:
     )
 
     assert hidden.returncode == 0, hidden.stderr
+
+
+def test_the_architecture_names_only_what_exists() -> None:
+    """ARCHITECTURE.md is a map: every module it names is there, and every folder of the package is on it."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    drawn = text.split("```")[1]
+    named = set(re.findall(r"\b([a-z_]+\.py)\b", text))
+    there = {path.name for path in modules().values()} | {path.name for path in (ROOT / "tests").rglob("*.py")}
+
+    assert named <= there
+    folders = {path.parent.name for path in modules().values()} - {"mcp_audit"}
+    assert all(f"{folder}/" in drawn for folder in folders)

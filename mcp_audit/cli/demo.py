@@ -57,9 +57,9 @@ _CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 _NEXT = """
 What to type next:
-  mcp-audit query {log} --outcome denied
-  mcp-audit show {log} 9
-  mcp-audit -- npx -y @modelcontextprotocol/server-filesystem /tmp     # your own server, recorded"""
+  {program} query {log} --outcome denied
+  {program} show {log} 9
+  {program} -- npx -y @modelcontextprotocol/server-filesystem /tmp     # your own server, recorded"""
 
 
 class _Seen(NamedTuple):
@@ -90,8 +90,16 @@ def run(args: argparse.Namespace) -> int:
     intact = _verify(log, pinned, env)
     print("\nThe same ledger with one word changed (the denied call now claims to be answered):", flush=True)
     forged = _verify(_falsified(log), pinned, env)
-    print(_NEXT.format(log=log))
+    print(_NEXT.format(log=log, program=_program()))
     return 0 if (intact, forged) == (0, 1) else 1
+
+
+def _program() -> str:
+    """Return how this program can be called from here: by its name only if that is on PATH."""
+    if shutil.which("mcp-audit"):
+        return "mcp-audit"
+    script = sys.argv[0]
+    return f"{sys.executable} -m mcp_audit" if script.endswith(".py") else script
 
 
 def _folder(wanted: str | None) -> Path | None:

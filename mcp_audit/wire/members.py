@@ -17,7 +17,7 @@ from msgspec import Raw
 from msgspec.structs import astuple
 
 from mcp_audit.errors import NotStrictJson
-from mcp_audit.wire.strict_json import Event, decode_string, events
+from mcp_audit.wire.strict_json import MAX_DEPTH, Event, decode_string, events
 
 __all__ = ["UNDECODABLE", "Members", "last_values", "read_elements", "read_members"]
 
@@ -68,7 +68,10 @@ def read_members(text: bytes | Raw) -> Members:
     try:
         if len(values) <= _PATIENCE:
             text = bytes(text)
-            return _walk(text, values, text) or _scan_members(text)
+            places = _walk(text, values)
+            if places is None:
+                return _scan_members(text)
+            return Members(values, escaped=[name for name, escaped, _, _ in places if escaped])
     except NotStrictJson:
         pass  # names are repeated, and telling which takes too long
     return Members(values, repeated=values.keys())
@@ -102,38 +105,32 @@ def read_elements(text: bytes) -> tuple[list[bytes], frozenset[str]]:
     return elements, frozenset(marks)
 
 
-_MEMBER = re.compile(rb'[ \t\n\r]*("(?:[^"\\]|\\.)*+")[ \t\n\r]*:[ \t\n\r]*')
-_SEPARATOR = re.compile(rb"[ \t\n\r]*([,}])")
+_FIRST_NAME = re.compile(rb'[ \t\n\r]*("(?:[^"\\]|\\.)*+")[ \t\n\r]*:[ \t\n\r]*')
+_NEXT_NAME = re.compile(rb'[ \t\n\r]*(?:,[ \t\n\r]*("(?:[^"\\]|\\.)*+")[ \t\n\r]*:[ \t\n\r]*|\})')
+
+_Place = tuple[str, bool, int, int]  # name, whether it has an escape, and where its value is
 
 
-def _walk(text: bytes, values: Mapping[str, Raw], original: bytes) -> Members | None:
+def _walk(text: bytes, values: Mapping[str, Raw]) -> list[_Place] | None:
     """Step over the members of a valid object of which a decoder made `values`; None if a name must be repeated.
 
     Every step finds a name and then, at that very place, the value decoded for it. A value that only begins alike, as
-    1 does in 12, is found out by the separator that has to follow. The values returned are slices of `original`, of
-    which `text` is a copy mended in place.
+    1 does in 12, is found out by the comma or brace that has to follow.
     """
-    slices: dict[str, bytes | Raw] = {}
-    escaped = []
-    position, steps = text.index(b"{") + 1, 0
-    while found := _MEMBER.match(text, position):
-        token = found[1]
-        name = token[1:-1].decode() if b"\\" not in token else decode_string(token)
-        if b"\\" in token:
-            escaped.append(name)
+    places: list[_Place] = []
+    found = _FIRST_NAME.match(text, text.index(b"{") + 1)
+    while found is not None and (token := found[1]) is not None:
+        escaped = b"\\" in token
+        name = decode_string(token) if escaped else token[1:-1].decode()
         value = bytes(values.get(name, b"\0"))
         start, end = found.end(), found.end() + len(value)
         if not text.startswith(value, start):
             return None
-        slices[name] = original[start:end]
-        separator = _SEPARATOR.match(text, end)
-        if separator is None:
+        places.append((name, escaped, start, end))
+        found = _NEXT_NAME.match(text, end)
+        if found is None:
             return None
-        steps += 1
-        if separator[1] == b"}":
-            break
-        position = separator.end()
-    return Members(slices, escaped=escaped) if steps == len(values) else None
+    return places if len(places) == len(values) else None
 
 
 _XX = rb"[0-9a-fA-F]{2}"
@@ -167,7 +164,11 @@ def _mend(text: bytes) -> Members | None:
         values = _decode_members(mended)
     except UNDECODABLE:
         return None
-    return _walk(bytes(mended), values, text)
+    places = _walk(bytes(mended), values)
+    if places is None:
+        return None
+    slices = {name: text[start:end] for name, _, start, end in places}
+    return Members(slices, escaped=[name for name, escaped, _, _ in places if escaped])
 
 
 class _Scan(NamedTuple):
@@ -187,7 +188,8 @@ def _scan(text: bytes) -> _Scan:
     name = b""
     for count, (event, start, end) in enumerate(events(text, max_depth=len(text), constants=True)):
         if count == _PATIENCE:
-            raise NotStrictJson("not_json", start, f"no decoder takes it, and it has over {_PATIENCE} tokens")
+            slug = "too_deep" if level > MAX_DEPTH else "not_json"
+            raise NotStrictJson(slug, start, f"no decoder takes it, and it has over {_PATIENCE} tokens")
         if event is Event.KEY:
             token = text[start:end]
             if b"\\u" in token and _SURROGATE.search(_decoded(token)):
