@@ -53,8 +53,8 @@ def raises(message: Message, caller: Caller, now: float) -> Verdict:
     raise RuntimeError("secret of the gate")
 
 
-def session(*gates: Gate, caller: Caller = Caller("", "server", True, True)) -> Session:
-    return Session(gates, Ids(), caller)
+def session(*gates: Gate) -> Session:
+    return Session(gates, Ids(), Caller("", "server", True, True))
 
 
 def tell(of: Session, content: Any, direction: Direction = TO_SERVER, now: float = 0.0) -> Step:
@@ -250,9 +250,7 @@ def test_a_denial_by_policy(content: Any, code: int) -> None:
     assert json.loads(exchange.error) == error_of(step)["error"]
 
 
-@pytest.mark.parametrize(
-    ("content", "code"), [(request(7), -32029), (modern(7), -31029)], ids=["legacy", "modern"]
-)
+@pytest.mark.parametrize(("content", "code"), [(request(7), -32029), (modern(7), -31029)], ids=["legacy", "modern"])
 def test_a_denial_by_the_rate_limit(content: Any, code: int) -> None:
     """Its own code and outcome, and no rule."""
     talk = session(RateLimit(Limit(1)))
@@ -554,9 +552,7 @@ def test_a_subscription_stays_open_until_one_side_ends_it() -> None:
     tell(talk, request(0, "initialize"), now=0.0)
     tell(talk, result(0), TO_CLIENT, now=0.0)
 
-    pushed = tell(
-        talk, notification("notifications/x", _meta={"io.modelcontextprotocol/subscriptionId": 9}), TO_CLIENT
-    )
+    pushed = tell(talk, notification("notifications/x", _meta={"io.modelcontextprotocol/subscriptionId": 9}), TO_CLIENT)
     assert only(pushed.finished).era is Era.MODERN
     assert talk.overdue(1e9, 1.0) == Step()
     ended, _ = tell(talk, notification("notifications/cancelled", requestId=9), TO_CLIENT).finished
@@ -736,9 +732,7 @@ def test_the_era_of_a_message_too_large_is_the_sessions() -> None:
 # The ledger takes nothing
 
 
-@pytest.mark.parametrize(
-    ("content", "code"), [(request(7), -32031), (modern(7), -31031)], ids=["legacy", "modern"]
-)
+@pytest.mark.parametrize(("content", "code"), [(request(7), -32031), (modern(7), -31031)], ids=["legacy", "modern"])
 def test_a_request_that_cannot_be_recorded_is_refused_and_forgotten(content: Any, code: int) -> None:
     """Not executed, no line to name; it was never open, so it cannot be lost."""
     talk = session()

@@ -16,6 +16,7 @@ from mcp_audit.wire.message import Kind
 __all__ = ["closing_entry", "orphan_entry", "request_entry", "without_payloads"]
 
 _PAYLOADS = ("params", "result", "error", "raw")
+_VERDICT = ("action", "rule_index", "reason", "gate")
 # W3C Trace Context: version, trace id, parent span id, flags, as a JSON string.
 _TRACEPARENT = re.compile(rb'"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(?:-[^"]*)?"')
 
@@ -59,7 +60,7 @@ def without_payloads(entry: Entry) -> Entry:
             entry.elided = [*entry.elided, {"p": f"/{name}", "bytes": size, "why": "unredactable"}]
             setattr(entry, name, b"")
     if entry.policy:  # what a gate of somebody else's adds to its verdict may be what cannot be written
-        entry.policy = {name: entry.policy[name] for name in ("action", "rule_index")}
+        entry.policy = {name: entry.policy[name] for name in _VERDICT if name in entry.policy}
     return entry
 
 

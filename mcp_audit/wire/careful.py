@@ -17,7 +17,7 @@ from mcp_audit.wire.members import UNDECODABLE, Members, last_values, read_eleme
 from mcp_audit.wire.model import Direction, Id, Kind, Message, Payload, parse_id
 from mcp_audit.wire.strict_json import decode_string
 
-__all__ = ["PARAMS", "TARGETS", "id_marks", "parse_carefully", "read_meta", "read_text", "slices"]
+__all__ = ["MAX_SAFE_INTEGER", "PARAMS", "TARGETS", "parse_carefully", "read_meta", "read_text", "slices"]
 
 _ENVELOPE = frozenset(("jsonrpc", "id", "method", "params", "result", "error"))
 PARAMS = frozenset(("name", "uri", "arguments", "_meta"))
@@ -33,7 +33,7 @@ TARGETS = {
 }
 """Which member of `params` names what a method acts on."""
 
-_MAX_SAFE_INTEGER = 2**53 - 1
+MAX_SAFE_INTEGER = 2**53 - 1
 _NOTHING = Members({})
 _decode_text = msgspec.json.Decoder(str).decode
 
@@ -184,7 +184,7 @@ def id_marks(id_: Id) -> tuple[str, ...]:
     key = id_.key
     if isinstance(key, str):
         return ("bad_text",) if unsafe_text(key) else ()
-    return () if key is None or -_MAX_SAFE_INTEGER <= key <= _MAX_SAFE_INTEGER else ("number_range",)
+    return () if key is None or -MAX_SAFE_INTEGER <= key <= MAX_SAFE_INTEGER else ("number_range",)
 
 
 def read_meta(members: Mapping[str, bytes | Raw]) -> Members:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from mcp_audit.wire.ambiguity import argument_marks, nests_too_deep, unsafe_text, variants
-from mcp_audit.wire.careful import PARAMS, TARGETS, id_marks, parse_carefully, read_meta, read_text, slices
+from mcp_audit.wire.careful import MAX_SAFE_INTEGER, PARAMS, TARGETS, parse_carefully, read_meta, read_text, slices
 from mcp_audit.wire.members import UNDECODABLE
 from mcp_audit.wire.model import Direction, Era, Id, Kind, Message, Payload, parse_id
 from mcp_audit.wire.strict_json import MAX_DEPTH
@@ -34,8 +34,8 @@ _REQUEST, _NOTIFICATION, _RESPONSE = (
 class _Envelope(Struct, gc=False):
     """A message as nearly all are, decoded in one pass over the text."""
 
-    jsonrpc: Raw = _ABSENT
-    id: Raw = _ABSENT
+    jsonrpc: str | UnsetType = UNSET
+    id: int | str | UnsetType = UNSET
     method: str | UnsetType = UNSET
     params: dict[str, Raw] | UnsetType = UNSET
     result: dict[str, Raw] | UnsetType = UNSET
@@ -75,8 +75,10 @@ def _is_utf8(text: bytes) -> bool:
 def _plain(text: bytes, direction: Direction, deep_arguments: bool) -> Message | None:
     """Return the message if it is compact JSON of the usual members and free of ambiguity, else None.
 
-    `size` is what the decoded members take up in compact JSON. White space, an escaped or repeated name or an unknown
-    member would each make the text longer, so equal lengths prove that there is none of them, down to `params`.
+    `size` is what the decoded members take up in compact JSON. White space, an escaped or repeated name, an unknown
+    member, an escape in a string or a `-0` would each make the text longer, so equal lengths prove that there is none,
+    down to the members of `params`. Then all members beside `params` or `result` are scalars, so that the first place
+    that looks like its name is its name.
     """
     try:
         envelope = _decode_envelope(text)
@@ -84,18 +86,21 @@ def _plain(text: bytes, direction: Direction, deep_arguments: bool) -> Message |
         return None
     size = 1
     id_ = None
-    token = bytes(envelope.id)
-    if token:
-        id_ = parse_id(token)
-        if id_ is None or (not (token.isdigit() and len(token) < 16) and id_marks(id_)):
+    key = envelope.id
+    if isinstance(key, int):
+        if not -MAX_SAFE_INTEGER <= key <= MAX_SAFE_INTEGER:
             return None
+        text_of_id = str(key)
+        token = text_of_id.encode()
+        id_ = Id(key, token, text_of_id)
         size += len(token) + 6
-    version = len(envelope.jsonrpc)
-    if version:
-        # Up to five bytes hold no member named params or result, nor does a string or a number; so the first is ours.
-        if version > 5:
+    elif isinstance(key, str):
+        if not key.isascii() or unsafe_text(key):
             return None
-        size += version + 11
+        id_ = Id(key, b'"%b"' % key.encode(), key)
+        size += len(key) + 8
+    if envelope.jsonrpc is not UNSET:
+        size += len(envelope.jsonrpc) + 13
     method = envelope.method
     if method is UNSET:
         return _plain_response(text, direction, id_, envelope, size)

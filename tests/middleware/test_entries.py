@@ -193,7 +193,7 @@ def test_what_no_processor_had_its_say_about_is_dropped() -> None:
     """Every payload becomes its size; of the policy what is ours stays."""
     entry = Entry(
         "L1", NOW, "client_to_server", "stdio", "x", params=b"12", result=b"1", error=b"123", raw=b"1234",
-        policy={"action": "deny", "rule_index": 0, "shadow": object()},
+        policy={"action": "deny", "rule_index": 0, "reason": "r", "shadow": object()},
     )  # fmt: skip
 
     bare = without_payloads(entry)
@@ -205,4 +205,4 @@ def test_what_no_processor_had_its_say_about_is_dropped() -> None:
         ("/error", 3, "unredactable"),
         ("/raw", 4, "unredactable"),
     ]
-    assert bare.policy == {"action": "deny", "rule_index": 0}
+    assert bare.policy == {"action": "deny", "rule_index": 0, "reason": "r"}

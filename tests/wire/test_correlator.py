@@ -20,7 +20,9 @@ def message(content: Any, direction: Direction) -> Message:
     return found
 
 
-def opened(table: Correlator, id_: Any, started: float = 0.0, direction: Direction = TO_SERVER, **more: Any) -> Exchange:
+def opened(
+    table: Correlator, id_: Any, started: float = 0.0, direction: Direction = TO_SERVER, **more: Any
+) -> Exchange:
     """Open a request in the table."""
     content = id_ if isinstance(id_, bytes) else request(id_, **more)
     exchange = Exchange(str(id_)[:20], message(content, direction), started=started)
@@ -290,7 +292,9 @@ def test_progress_is_about_a_request_of_the_other_side(token: Any) -> None:
     opened(table, 1, _meta={**MODERN, "progressToken": token}).era = Era.MODERN
 
     assert table.named_era(message(notification("notifications/progress", progressToken=token), TO_SERVER)) is None
-    assert table.named_era(message(notification("notifications/progress", progressToken=token), TO_CLIENT)) is Era.MODERN
+    assert (
+        table.named_era(message(notification("notifications/progress", progressToken=token), TO_CLIENT)) is Era.MODERN
+    )
 
 
 def test_a_cancel_names_an_era_even_after_the_end() -> None:

@@ -107,7 +107,9 @@ def test_a_second_handshake_that_fails_does_not_undo_the_first() -> None:
     ("content", "expected"),
     [
         pytest.param(
-            notification("notifications/progress", progressToken="t", progress=1), Era.MODERN, id="progress-of-a-request"
+            notification("notifications/progress", progressToken="t", progress=1),
+            Era.MODERN,
+            id="progress-of-a-request",
         ),
         pytest.param(notification("notifications/progress", progressToken="u"), Era.LEGACY, id="progress-of-nothing"),
         pytest.param(notification("notifications/x", _meta={SUBSCRIPTION_ID: 9}), Era.MODERN, id="subscription"),
