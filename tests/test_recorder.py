@@ -49,7 +49,12 @@ class Proxy:
         self.out: list[bytes] = []
         self.told: list[dict[str, Any]] = []
         self.session = Session([DENY_RM], Ids())
-        defaults = {"transport": "stdio", "block_timeout": 0.0, "retry_interval": 0.0, "report": self.said.append}
+        defaults: dict[str, Any] = {
+            "transport": "stdio",
+            "block_timeout": 0.0,
+            "retry_interval": 0.0,
+            "report": self.said.append,
+        }
         self.recorder = Recorder(self.ledger, Stamp(), [], **(defaults | options))
 
     def decide(self, content: Any, direction: Direction = TO_SERVER, now: float = 0.0) -> Step:
