@@ -110,9 +110,7 @@ def _processors(config: Config, ledger: LedgerSink) -> list[Processor]:
     audit, redact, secrets = config.audit, config.middleware.redact, ledger.secrets
     redact_key = secrets.redact if secrets else None
     hides = redact.enabled
-    processors: list[Processor] = [
-        Capture(audit.max_payload_bytes, audit.capture, redact_key, redacted=hides)
-    ]
+    processors: list[Processor] = [Capture(audit.max_payload_bytes, audit.capture, redact_key, redacted=hides)]
     if hides:
         processors.append(Redactor(redact.patterns, redact.allow, redact.values, redact.nested_json, redact_key))
     if audit.sign and secrets:
