@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -510,9 +511,9 @@ def test_an_edited_index_is_seen(log: Path) -> None:
     """Only the index says another tool than the line: queries would lie, so the full integrity check runs."""
     closed_log().write_sqlite(log)
     data = log.read_bytes()
-    page = (
-        sqlite3.connect(log).execute("SELECT rootpage FROM sqlite_schema WHERE name='entries_tool_name'").fetchone()[0]
-    )
+    with closing(sqlite3.connect(log)) as database:
+        found = database.execute("SELECT rootpage FROM sqlite_schema WHERE name='entries_tool_name'")
+        page = found.fetchone()[0]
     start = (page - 1) * 4096
     index = data[start : start + 4096].replace(b"read_file", b"make_file")
     log.write_bytes(data[:start] + index + data[start + 4096 :])

@@ -114,7 +114,8 @@ def read_lines(log: Path) -> list[dict[str, Any]]:
     """Return the parsed lines of a ledger."""
     if log.suffix == ".db":
         import sqlite3
+        from contextlib import closing
 
-        with sqlite3.connect(log) as db:
+        with closing(sqlite3.connect(log)) as db:
             return [json.loads(line) for (line,) in db.execute("select line from entries order by seq")]
     return [json.loads(line) for line in log.read_bytes().split(b"\n") if line]

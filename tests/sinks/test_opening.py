@@ -10,6 +10,7 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,8 @@ def test_an_interrupted_creation_is_finished(tmp_path: Path, storage: str, gone:
     if ".pub" not in gone:
         Path(f"{log}.pub").write_text(key.vkey + "\n")
     if storage == "sqlite":
-        sqlite3.connect(log).execute("PRAGMA journal_mode=WAL").close()
+        with closing(sqlite3.connect(log)) as database:
+            database.execute("PRAGMA journal_mode=WAL")
 
     sink = start(tmp_path, storage, origin=origin)
 
@@ -643,7 +645,8 @@ def test_a_database_of_the_go_version_moves_aside(tmp_path: Path) -> None:
     start(tmp_path, "sqlite").close()
 
     [aside] = tmp_path.glob("audit.db.legacy-*")
-    assert sqlite3.connect(aside / "audit.db").execute("SELECT count(*) FROM audit_entries").fetchone() == (0,)
+    with closing(sqlite3.connect(aside / "audit.db")) as database:
+        assert database.execute("SELECT count(*) FROM audit_entries").fetchone() == (0,)
     assert lines(tmp_path / "audit.db")[0]["after"] == "legacy"
     assert verdict(tmp_path / "audit.db") == "INTACT"
 
