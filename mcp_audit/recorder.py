@@ -14,18 +14,17 @@ import anyio
 from anyio import to_thread
 
 from mcp_audit.errors import LedgerUnavailable
-from mcp_audit.ledger.entry import Unsealed
 from mcp_audit.middleware import Processor
 from mcp_audit.session import Step
 from mcp_audit.sinks import LedgerSink
 from mcp_audit.sinks.outage import Outage
-from mcp_audit.sinks.scribe import Scribe
+from mcp_audit.sinks.scribe import Due, Scribe
 from mcp_audit.sinks.stamp import Stamp
 from mcp_audit.wire.exchange import Exchange, Outcome
 
 __all__ = ["Recorder"]
 
-_Owed = list[tuple[Exchange, bool]]  # lines that steps need: whose, and whether it is the one that closes
+_LEAST_PATIENCE = 1.0  # seconds that a write may take without being trouble, however short the block timeout
 
 
 class Recorder:
@@ -58,16 +57,16 @@ class Recorder:
     ) -> None:
         self._ledger = ledger
         self._stamp = stamp
-        self._scribe = Scribe(stamp, processors, transport, report)
-        self._write_ahead = write_ahead
+        self._scribe = Scribe(stamp, processors, transport, write_ahead, report)
         self._on_failure = on_failure
         self._block_timeout = block_timeout
         self._retry_interval = retry_interval
         self._report = report
         self._complaints: set[str] = set()
-        self._turn = anyio.Lock()  # held by who appends in a thread, until it knows the seqs
+        # Held by who appends in a thread until seqs are noted: a line that closes a request must know that request's.
+        self._turn = anyio.Lock()
         self._outage: Outage | None = None
-        self._left: list[Unsealed] = []  # lines of answers that were waiting for the ledger when the session ended
+        self._left: list[Exchange] = []  # what was waiting for the ledger when the session ended
         self._trouble = anyio.Event()
         self._dirty = anyio.Event()
         self._is_dirty = False
@@ -99,7 +98,7 @@ class Recorder:
             self._trouble.set()
         outage = self._outage
         for exchange in refusal.finished:
-            outage.owe(self._scribe.closing(exchange))
+            outage.owe(self._scribe.closing(exchange), exchange)
         outage.refused += sum(exchange.outcome is Outcome.DENIED for exchange in step.opened)
         for exchange in step.finished:
             if exchange.may_have_run:
@@ -122,9 +121,11 @@ class Recorder:
             await self._trouble.wait()
             await anyio.sleep(self._retry_interval)
             try:
-                if self._ledger.blocked:
-                    await to_thread.run_sync(self._ledger.recover)
-                self._own_up()
+                async with self._turn:
+                    if self._ledger.blocked:
+                        await to_thread.run_sync(self._ledger.recover)
+                    if not self._own_up(wait=False):
+                        continue
             except LedgerUnavailable as error:
                 self._block(error)
             else:
@@ -137,11 +138,12 @@ class Recorder:
             why: `exit` or `upstream_exit`: what kept the answers from coming.
             reason: of the ledger's `close` line: eof, signal, upstream_exit or shutdown.
         """
-        lines = self._left + [self._scribe.orphan(exchange, why) for exchange in step.finished]
+        lines = [self._scribe.closing(exchange) for exchange in self._left]
+        lines += [self._scribe.orphan(exchange, why) for exchange in step.finished]
         try:
             if self._ledger.blocked:
                 self._ledger.recover()
-            self._own_up()
+            self._own_up(wait=True)
             if lines:
                 self._ledger.append(lines)
         except LedgerUnavailable as error:
@@ -158,30 +160,37 @@ class Recorder:
         """Append if nobody else is at it; return whether all that the steps need is in the ledger."""
         if self._turn.locked():
             return False
-        if not (owed := self._owed_by(steps)):
+        if not (due := self._scribe.due(steps)):
             return True
         try:
-            seqs = self._ledger.append(self._written(owed), wait=False)
+            seqs = self._ledger.append(self._scribe.lines(due), wait=False)
         except LedgerUnavailable as error:
-            self._failed(error, owed)
+            self._failed(error, due)
             return False
         if seqs is not None:
-            self._wrote(owed, seqs)
+            self._wrote(due, seqs)
         return seqs is not None
 
     async def _append_in_turn(self, steps: Sequence[Step]) -> bool:
         """Append as soon as the ledger is free; return whether all that the steps need is in the ledger."""
-        # The lock is kept until seqs are noted, for a line that closes a request must know that request's.
-        async with self._turn:
-            if not (owed := self._owed_by(steps)):
+        patience = max(self._block_timeout, _LEAST_PATIENCE)
+        with anyio.move_on_after(patience) as wait:
+            await self._turn.acquire()
+        if wait.cancelled_caught:  # a disk that hangs, or a peer that was stopped with the lock in its hand
+            self._block(LedgerUnavailable(self._ledger.path, f"a write takes longer than {patience:g} s"))
+            return False
+        try:
+            if not (due := self._scribe.due(steps)):
                 return True
             try:
-                seqs = await to_thread.run_sync(self._ledger.append, self._written(owed))
+                seqs = await to_thread.run_sync(self._ledger.append, self._scribe.lines(due))
             except LedgerUnavailable as error:
-                self._failed(error, owed)
+                self._failed(error, due)
                 return False
-            self._wrote(owed, seqs or ())
+            self._wrote(due, seqs or ())
             return True
+        finally:
+            self._turn.release()
 
     async def _record_patiently(self, steps: Sequence[Step]) -> int:
         while True:
@@ -191,7 +200,7 @@ class Recorder:
                     return len(steps)
                 continue
             if self._on_failure == "continue":
-                outage.lost += len(self._owed_by(steps))
+                outage.lost += len(self._scribe.due(steps))
                 return len(steps)
             passed = next((i for i, step in enumerate(steps) if not _may_pass(step)), len(steps))
             if not any(map(_is_answer, steps[passed:])) or not await self._works_again_in_time(outage):
@@ -202,30 +211,9 @@ class Recorder:
             await outage.over.wait()
         return outage.over.is_set()
 
-    def _owed_by(self, steps: Sequence[Step]) -> _Owed:
-        """Return the lines that steps still need, in their order."""
-        owed: _Owed = []
-        for step in steps:
-            for exchange in step.opened:
-                # One that ended while the ledger was waited for is closed already, so it gets no request line any more.
-                if exchange.seq is None and self._is_written_ahead(exchange) and exchange.outcome is Outcome.PENDING:
-                    owed.append((exchange, False))
-            for exchange in step.finished:
-                if not exchange.recorded:
-                    owed.append((exchange, True))
-        return owed
-
-    def _is_written_ahead(self, exchange: Exchange) -> bool:
-        if self._write_ahead == "tools_call":
-            return exchange.request is not None and exchange.request.method == "tools/call"
-        return self._write_ahead == "all"
-
-    def _written(self, owed: _Owed) -> list[Unsealed]:
-        return [self._scribe.closing(e) if closes else self._scribe.request(e) for e, closes in owed]
-
-    def _wrote(self, owed: _Owed, seqs: Sequence[int]) -> None:
+    def _wrote(self, due: Due, seqs: Sequence[int]) -> None:
         """Note which lines are in the ledger: `seqs` belong to the leading ones."""
-        for (exchange, closes), seq in zip(owed, seqs, strict=False):
+        for (exchange, closes), seq in zip(due, seqs, strict=False):
             if closes:
                 exchange.recorded = True
             else:
@@ -239,9 +227,9 @@ class Recorder:
 
     # -- trouble -------------------------------------------------------------------------------------------------------
 
-    def _failed(self, error: LedgerUnavailable, owed: _Owed) -> None:
+    def _failed(self, error: LedgerUnavailable, due: Due) -> None:
         if error.appended:
-            self._wrote(owed, error.appended)
+            self._wrote(due, error.appended)
         self._block(error)
 
     def _block(self, error: LedgerUnavailable) -> None:
@@ -253,14 +241,18 @@ class Recorder:
                 self.shutdown_wanted.set()
         self._outage.cause = error.cause
 
-    def _own_up(self) -> None:
-        """Write what an outage cost and the lines still owed; called on the event loop, so nothing joins meanwhile."""
+    def _own_up(self, wait: bool) -> bool:
+        """Write what an outage cost and the lines still owed; return False if another process kept us from it.
+
+        On the event loop, so that nothing joins meanwhile; hence not by waiting for a lock while the relay is at work.
+        """
         outage = self._outage
         if outage is None:
-            return
+            return True
         summary = outage.summary()
         try:
-            self._ledger.append(outage.lines())
+            if self._ledger.append(outage.lines(), wait) is None:
+                return False
         except LedgerUnavailable as error:
             outage.wrote(len(error.appended))
             raise
@@ -268,6 +260,7 @@ class Recorder:
         self._trouble = anyio.Event()
         outage.over.set()
         self._report(f"the ledger works again; {summary}")
+        return True
 
     async def _checkpoint(self) -> None:
         self._dirty, self._is_dirty = anyio.Event(), False
@@ -288,7 +281,7 @@ class Recorder:
             if exchange.may_have_run:
                 exchange.marks += ("withheld",)
             if exchange.outcome not in (Outcome.NOTIFICATION, Outcome.OPAQUE):  # these went nowhere
-                self._left.append(self._scribe.closing(exchange))
+                self._left.append(exchange)
 
 
 def _may_pass(step: Step) -> bool:

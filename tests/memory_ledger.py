@@ -27,6 +27,7 @@ class MemoryLedger:
         broken: `recover` fails, too.
         busy: how many appends without `wait` find the lock taken.
         checkpoint_cause: what keeps a checkpoint from being made while lines are taken.
+        checkpoints, attempts: how many were made and tried.
     """
 
     durable = False
@@ -43,7 +44,7 @@ class MemoryLedger:
         self.broken = False
         self.busy = 0
         self.checkpoint_cause = ""
-        self.checkpoints = 0
+        self.checkpoints = self.attempts = 0
         self.closed = ""
 
     def append(self, batch: Sequence[Unsealed], wait: bool = True) -> list[int] | None:
@@ -68,6 +69,7 @@ class MemoryLedger:
         self.blocked = False
 
     def checkpoint(self) -> str | None:
+        self.attempts += 1
         if self.blocked or self.checkpoint_cause:
             raise LedgerUnavailable(self.path, self.checkpoint_cause or "disk full")
         self.checkpoints += 1

@@ -512,6 +512,71 @@ async def test_a_request_that_is_answered_before_its_line_is_written_gets_none()
     assert proxy.told == []
 
 
+class StuckLedger(MemoryLedger):
+    """A write that waits does not come back until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stuck, self.go_on = threading.Event(), threading.Event()
+
+    def append(self, batch: Sequence[Unsealed], wait: bool = True) -> list[int] | None:
+        if wait and not self.stuck.is_set():
+            self.stuck.set()
+            assert self.go_on.wait(30)
+        return super().append(batch, wait)
+
+
+async def test_a_disk_that_hangs_is_a_ledger_that_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a write that does not return, requests are refused after a while and then at once; all is closed once."""
+    monkeypatch.setattr("mcp_audit.recorder._LEAST_PATIENCE", 0.05)
+    ledger = StuckLedger()
+    proxy = Proxy(ledger)
+    await proxy.pass_on(request(0))
+    ledger.busy = 1
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(proxy.pass_on, request(1))
+        await anyio.to_thread.run_sync(ledger.stuck.wait, 30)
+        with anyio.fail_after(10):
+            await proxy.pass_on(request(2))
+            await proxy.pass_on(request(3))
+            await proxy.answer(result(0))
+            await proxy.effect([proxy.session.overdue(100.0, 1.0)])
+        told = [(error["id"], error["error"]["data"]["executed"]) for error in proxy.told]
+        assert told == [(2, False), (3, False), (0, True), (1, True)]
+        assert proxy.recorder.cause == "a write takes longer than 0.05 s"
+        assert len(proxy.out) == 1
+        ledger.go_on.set()
+        tasks.start_soon(proxy.recovered)
+    proxy.end()
+
+    assert proxy.kinds() == ["request", "request", "blocked", "answered", "timeout"]
+    assert [line["of"] for line in proxy.ledger.lines if "of" in line] == [0, 1]
+    assert (len(proxy.out), proxy.ledger.closed) == (2, "eof")
+
+
+async def test_owning_up_does_not_wait_on_the_event_loop_for_a_lock() -> None:
+    """While another process has it, the relay goes on refusing; it is tried again."""
+    proxy = Proxy()
+    proxy.ledger.fail_after = 0
+    await proxy.pass_on(request(1))
+    proxy.ledger.busy = 3
+    await proxy.recovered()
+
+    assert (proxy.kinds(), proxy.ledger.busy) == (["blocked"], 0)
+
+
+async def test_a_refusal_that_finds_the_ledger_back_is_accounted_for() -> None:
+    """Whoever refuses a step later than the ledger recovered still gets its line written."""
+    proxy = Proxy()
+    await proxy.pass_on(request(1))
+    step = proxy.decide(result(1), TO_CLIENT)
+    proxy.recorder.owe(step, proxy.session.refuse(step, "disk full", 9.0))
+    async with trying(proxy.recorder):
+        await _until(lambda: len(proxy.ledger.lines) == 3)
+
+    assert proxy.kinds() == ["request", "blocked", "answered"]
+
+
 # Checkpoints
 
 
@@ -536,7 +601,7 @@ async def test_a_checkpoint_that_fails_blocks_nothing_while_lines_are_taken() ->
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(proxy.recorder.keep_checkpoints, 0.0)
         await proxy.pass_on(request(1))
-        await _until(lambda: bool(proxy.said))
+        await _until(lambda: proxy.ledger.attempts >= 3)
         await proxy.pass_on(request(2))
         proxy.ledger.checkpoint_cause = ""
         await _until(lambda: proxy.ledger.checkpoints == 1)

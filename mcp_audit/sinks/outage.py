@@ -12,6 +12,7 @@ import anyio
 
 from mcp_audit.ledger.entry import Unsealed, encode_typed
 from mcp_audit.sinks.stamp import Stamp
+from mcp_audit.wire.exchange import Exchange
 
 __all__ = ["Outage"]
 
@@ -38,7 +39,7 @@ class Outage:
         self._stamp = stamp
         self._since = stamp.timestamp()
         self._gap_cause = "continue" if on_failure == "continue" else "overflow"
-        self._owed: list[Unsealed] = []
+        self._owed: list[tuple[Unsealed, Exchange]] = []
         self._owed_bytes = 0
         self._account = 0  # of the lines last returned, those that are not owed
 
@@ -47,12 +48,12 @@ class Outage:
         """How many lines wait to be written."""
         return len(self._owed)
 
-    def owe(self, line: Unsealed) -> None:
-        """Keep a line for later."""
+    def owe(self, line: Unsealed, exchange: Exchange) -> None:
+        """Keep the line that closes an exchange for later."""
         if len(self._owed) >= _MAX_OWED_LINES or self._owed_bytes + len(line.body) > _MAX_OWED_BYTES:
             self.lost += 1
             return
-        self._owed.append(line)
+        self._owed.append((line, exchange))
         self._owed_bytes += len(line.body)
 
     def lines(self) -> list[Unsealed]:
@@ -65,7 +66,8 @@ class Outage:
             gap = {"cause": self._gap_cause, "lost": self.lost, **span}
             account.append(encode_typed("gap", stamp.id(), stamp.timestamp(), gap))
         self._account = len(account)
-        return account + self._owed
+        # A request line that was being written when the trouble began may have got its seq only now.
+        return account + [line._replace(of=exchange.seq) for line, exchange in self._owed]
 
     def wrote(self, count: int) -> None:
         """Take note that the first `count` of `lines` are in the ledger; what they say is not said again."""
@@ -74,7 +76,7 @@ class Outage:
             self.refused = self.withheld = self.dropped = 0
         if count >= self._account:
             self.lost = 0
-            self._owed_bytes -= sum(len(line.body) for line in self._owed[: count - self._account])
+            self._owed_bytes -= sum(len(line.body) for line, _ in self._owed[: count - self._account])
             del self._owed[: count - self._account]
 
     def summary(self) -> str:

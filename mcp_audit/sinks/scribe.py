@@ -1,4 +1,4 @@
-"""An exchange in, a line out: its entry is made, the processors shape it, and it is encoded.
+"""Exchanges in, lines out: which lines steps need, and their text, made by entry, processors and encoder in turn.
 
 Promise: there is always a line. A processor that fails, or leaves what cannot be encoded, costs the line its payloads;
 none is ever written that a processor did not have its say about.
@@ -12,10 +12,14 @@ from functools import partial
 from mcp_audit.ledger.entry import Entry, Unsealed, encode
 from mcp_audit.middleware import Processor
 from mcp_audit.middleware.entries import closing_entry, orphan_entry, request_entry, without_payloads
+from mcp_audit.session import Step
 from mcp_audit.sinks.stamp import Stamp
-from mcp_audit.wire.exchange import Exchange
+from mcp_audit.wire.exchange import Exchange, Outcome
 
-__all__ = ["Scribe"]
+__all__ = ["Due", "Scribe"]
+
+Due = list[tuple[Exchange, bool]]
+"""Lines that have to be written, in order: whose, and whether it is the line that closes or the one ahead."""
 
 
 class Scribe:
@@ -25,17 +29,41 @@ class Scribe:
         stamp: ids and timestamps of lines.
         processors: shape each entry, in order.
         transport: `stdio` or `http`, as the lines name it.
+        write_ahead: which requests get a line before they are forwarded: `tools_call`, `all` or `none`.
         report: is told one sentence when a processor first fails in some way.
     """
 
     def __init__(
-        self, stamp: Stamp, processors: Sequence[Processor], transport: str, report: Callable[[str], None]
+        self,
+        stamp: Stamp,
+        processors: Sequence[Processor],
+        transport: str,
+        write_ahead: str,
+        report: Callable[[str], None],
     ) -> None:
         self._stamp = stamp
         self._processors = tuple(processors)
         self._transport = transport
+        self._write_ahead = write_ahead
         self._report = report
         self._reported: set[str] = set()
+
+    def due(self, steps: Sequence[Step]) -> Due:
+        """Return what steps still need before they may take effect."""
+        due: Due = []
+        for step in steps:
+            for exchange in step.opened:
+                # One that ended while the ledger was waited for is closed already, so it gets no line ahead any more.
+                if exchange.seq is None and self._is_written_ahead(exchange) and exchange.outcome is Outcome.PENDING:
+                    due.append((exchange, False))
+            for exchange in step.finished:
+                if not exchange.recorded:
+                    due.append((exchange, True))
+        return due
+
+    def lines(self, due: Due) -> list[Unsealed]:
+        """Return their text."""
+        return [self.closing(exchange) if closes else self.request(exchange) for exchange, closes in due]
 
     def request(self, exchange: Exchange) -> Unsealed:
         """Return the line that is written before a request is forwarded."""
@@ -48,6 +76,11 @@ class Scribe:
     def orphan(self, exchange: Exchange, why: str) -> Unsealed:
         """Return the line of a request that nobody answered."""
         return self._line(partial(orphan_entry, why=why), exchange, self._stamp.id())
+
+    def _is_written_ahead(self, exchange: Exchange) -> bool:
+        if self._write_ahead == "tools_call":
+            return exchange.request is not None and exchange.request.method == "tools/call"
+        return self._write_ahead == "all"
 
     def _line(self, make: Callable[[Exchange, str, str, str], Entry], exchange: Exchange, id_: str) -> Unsealed:
         timestamp = self._stamp.timestamp()

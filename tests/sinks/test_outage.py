@@ -11,8 +11,10 @@ from mcp_audit.ledger.entry import Unsealed
 from mcp_audit.sinks import outage as module
 from mcp_audit.sinks.outage import Outage
 from mcp_audit.sinks.stamp import Stamp
+from mcp_audit.wire.exchange import Exchange
 
 OWED = [Unsealed(b'{"id":"%d"' % number, number) for number in range(4)]
+CLOSED = [Exchange(str(number), None, seq=number) for number in range(4)]
 
 
 def outage(on_failure: str = "fail_operation") -> Outage:
@@ -28,8 +30,8 @@ def test_the_account_comes_first_then_what_is_owed() -> None:
     """The `blocked` line has times, cause and counts."""
     trouble = outage()
     trouble.refused, trouble.withheld, trouble.dropped = 1, 2, 3
-    for line in OWED:
-        trouble.owe(line)
+    for line, exchange in zip(OWED, CLOSED, strict=True):
+        trouble.owe(line, exchange)
 
     account, *owed = trouble.lines()
 
@@ -60,8 +62,8 @@ def test_what_was_written_is_not_written_again(written: int) -> None:
     """However far a batch got: no owed line twice or never, no count told twice."""
     trouble = outage()
     trouble.refused, trouble.lost = 5, 2
-    for line in OWED:
-        trouble.owe(line)
+    for line, exchange in zip(OWED, CLOSED, strict=True):
+        trouble.owe(line, exchange)
     first = trouble.lines()
     in_the_ledger = first[:written]
 
@@ -80,13 +82,23 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """In lines and in bytes; what does not fit is counted."""
     monkeypatch.setattr(module, "_MAX_OWED_LINES", 3)
     trouble = outage()
-    for line in OWED:
-        trouble.owe(line)
+    for line, exchange in zip(OWED, CLOSED, strict=True):
+        trouble.owe(line, exchange)
     assert (trouble.owed, trouble.lost) == (3, 1)
 
     monkeypatch.setattr(module, "_MAX_OWED_BYTES", 100)
     trouble = outage()
-    trouble.owe(Unsealed(b"x" * 60))
-    trouble.owe(Unsealed(b"x" * 60))
-    trouble.owe(Unsealed(b"x" * 40))
+    trouble.owe(Unsealed(b"x" * 60), CLOSED[0])
+    trouble.owe(Unsealed(b"x" * 60), CLOSED[0])
+    trouble.owe(Unsealed(b"x" * 40), CLOSED[0])
     assert (trouble.owed, trouble.lost) == (2, 1)
+
+
+def test_a_line_closes_the_request_line_that_was_still_being_written() -> None:
+    """Its seq became known only after the line was made."""
+    trouble = outage()
+    exchange = Exchange("L1", None)
+    trouble.owe(Unsealed(b'{"id":"L1"'), exchange)
+    exchange.seq = 9
+
+    assert trouble.lines()[1] == Unsealed(b'{"id":"L1"', 9)

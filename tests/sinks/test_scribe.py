@@ -25,7 +25,7 @@ def exchange(**more: Any) -> Exchange:
 
 
 def scribe(*processors: Any, report: Callable[[str], None] = lambda sentence: None) -> Scribe:
-    return Scribe(Stamp(), processors, "stdio", report)
+    return Scribe(Stamp(), processors, "stdio", "tools_call", report)
 
 
 def members(line: Unsealed) -> dict[str, Any]:
