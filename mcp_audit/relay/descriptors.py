@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import stat
 import sys
 import threading
+import time
 
 import anyio
 from anyio import from_thread, to_thread
@@ -85,11 +87,25 @@ class Reader:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self._waiting_since: float | None = None
         self._pollable = _make_pollable(fd)
         self._pump: _ThreadPump | None = None
 
+    def quiet_for(self) -> float:
+        """Return for how many seconds the peer has kept us waiting: 0 while there is anything to read or deal with."""
+        if self._waiting_since is None or (self._pollable and _is_readable(self.fd)):
+            return 0.0
+        return time.monotonic() - self._waiting_since
+
     async def read(self) -> bytes:
         """Wait for bytes and return them. A reset counts as the end."""
+        self._waiting_since = time.monotonic()
+        try:
+            return await self._read()
+        finally:
+            self._waiting_since = None
+
+    async def _read(self) -> bytes:
         if not self._pollable:
             if self._pump is None:
                 self._pump = _ThreadPump(self.fd, current_token())
@@ -112,6 +128,14 @@ class Reader:
         if self._pollable:
             anyio.notify_closing(self.fd)
         close_quietly(self.fd)
+
+
+def _is_readable(fd: int) -> bool:
+    if sys.platform == "win32":
+        return False
+    look = select.poll()
+    look.register(fd, select.POLLIN)
+    return bool(look.poll(0))
 
 
 class Writer:

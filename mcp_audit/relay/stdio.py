@@ -26,7 +26,7 @@ from mcp_audit.wire.message import Direction, Payload, parse
 
 __all__ = ["Ending", "Limits", "StdioRelay", "Witness"]
 
-_STRAY_PIPE_SECONDS = 1.0  # how long a grandchild may hold the pipe after client and upstream are gone
+_STRAY_PIPE_SECONDS = 1.0  # of silence on a pipe that a grandchild holds, after client and upstream are gone
 _WATCH_SECONDS = 1.0
 _GROUP_POLL_SECONDS = 0.02
 
@@ -240,7 +240,9 @@ class StdioRelay:
 
         async def give_up_on_strays() -> None:
             await self._client_ended.wait()
-            await anyio.sleep(_STRAY_PIPE_SECONDS)
+            # Quiet, not late: what is still under way is delivered, however long a slow disk or client takes.
+            while (left := _STRAY_PIPE_SECONDS - self._from_server.quiet_for()) > 0:  # noqa: ASYNC110
+                await anyio.sleep(left)
             tasks.cancel_scope.cancel()
 
         async with anyio.create_task_group() as tasks:

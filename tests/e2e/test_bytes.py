@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,19 @@ def test_a_slow_client_holds_the_server_back_and_nothing_is_lost(tmp_path: Path)
         assert proxy.wait(10) == 0
     assert total > 400 * 100000
     assert sum(line.get("outcome") == "notification" for line in entries(tmp_path)) == 400
+
+
+def test_a_client_that_reads_late_gets_all_although_everybody_else_is_gone(tmp_path: Path) -> None:
+    """Server and client's end are closed; being slow is no reason to cut what is still under way."""
+    line = b'{"jsonrpc":"2.0","method":"%b"}\n' % (b"x" * 100_000)
+    big = f"import sys; sys.stdin.read(); [sys.stdout.buffer.write({line!r}) for _ in range(50)]"
+    with running(tmp_path, python(big)) as proxy:
+        assert proxy.stdin is not None
+        assert proxy.stdout is not None
+        proxy.stdin.close()
+        time.sleep(2.5)  # longer than a grandchild's silence is put up with
+        assert proxy.stdout.read().count(b"\n") == 50
+        assert proxy.wait(10) == 0
 
 
 def test_stdin_from_a_file_and_stdout_into_a_file(tmp_path: Path) -> None:
