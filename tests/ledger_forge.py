@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -111,15 +112,14 @@ class Forge:
 
     def write_sqlite(self, path: Path) -> Path:
         path.unlink(missing_ok=True)
-        connection = sqlite3.connect(path, isolation_level=None)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("BEGIN")
-        for statement in STATEMENTS:
-            connection.execute(statement)
-        rows = [(seq, line[:-1].decode()) for seq, line in enumerate(self.lines)]
-        connection.executemany("INSERT INTO entries (seq, line) VALUES (?, ?)", rows)
-        connection.execute("COMMIT")
-        connection.close()
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("BEGIN")
+            for statement in STATEMENTS:
+                connection.execute(statement)
+            rows = [(seq, line[:-1].decode()) for seq, line in enumerate(self.lines)]
+            connection.executemany("INSERT INTO entries (seq, line) VALUES (?, ?)", rows)
+            connection.execute("COMMIT")
         return self._beside(path)
 
     def _beside(self, path: Path) -> Path:

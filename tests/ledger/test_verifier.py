@@ -472,11 +472,10 @@ def test_a_gzipped_log_is_recognised(log: Path) -> None:
 
 
 def _edit(path: Path, *statements: str) -> None:
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("PRAGMA writable_schema=ON")
-    for statement in statements:
-        connection.execute(statement)
-    connection.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA writable_schema=ON")
+        for statement in statements:
+            connection.execute(statement)
 
 
 @pytest.mark.parametrize(

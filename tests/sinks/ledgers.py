@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,8 @@ def appended(sink: Sink, *batch: Unsealed) -> list[int]:
 def lines(path: str | Path) -> list[dict[str, Any]]:
     """Every whole line of a log."""
     if Path(path).read_bytes().startswith(b"SQLite"):
-        connection = sqlite3.connect(path)
-        rows = [row[0] for row in connection.execute("SELECT line FROM entries ORDER BY seq")]
-        connection.close()
+        with closing(sqlite3.connect(path)) as connection:
+            rows = [row[0] for row in connection.execute("SELECT line FROM entries ORDER BY seq")]
     else:
         rows = [row for row in Path(path).read_bytes().split(b"\n") if row.endswith(b"}")]
     return [json.loads(row) for row in rows]
