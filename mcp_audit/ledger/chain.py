@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from mcp_audit.ledger.entry import Unsealed
 from mcp_audit.ledger.merkle import CompactRange
+from mcp_audit.ledger.segment import BrokenLine, Segment, read_segment
 
 __all__ = ["NO_PREV", "BrokenLine", "Chain", "Mac", "Mark"]
 
@@ -24,10 +25,6 @@ _MAC_BYTES = len(_MAC_LEAD) + 64 + len(b'"}')
 _OF_LEAD = b',"of":'
 _TYPED = b'{"type":"'
 _REQUEST = b'{"type":"request"'
-
-
-class BrokenLine(ValueError):
-    """A line is not the one that continues the chain; the message says what does not fit."""
 
 
 class Mac:
@@ -114,6 +111,27 @@ class Chain:
         """How many lines there are, which is the seq of the next one."""
         return self.tree.size
 
+    def stand_at(self, segment: Segment, prev: bytes) -> None:
+        """Begin in the middle of a log: right before the line that `segment` is about. Only a fresh chain can.
+
+        Args:
+            prev: leaf of the line before, hex, as the first line that is there has it.
+
+        Raises:
+            BrokenLine: the two contradict each other.
+        """
+        if self.tree.size:
+            raise ValueError("only a chain without lines can begin at a segment")
+        if segment.start & 1 and hexlify(segment.frontier[-1]) != prev:
+            raise BrokenLine("its prev is not the last leaf of its frontier")
+        self.tree = CompactRange(segment.start, segment.frontier)
+        self.prev = prev
+        self.pending.update(segment.pending)
+        self.runs.update(segment.runs)
+        self.key_id = segment.key_id
+        if self._keyring is not None:
+            self.mac = self._keyring.get(segment.key_id)
+
     def mark(self) -> Mark:
         """Return the present state, for `rewind`."""
         self._undo = []
@@ -161,6 +179,8 @@ class Chain:
         of = self._place(line, self.mac, self.key_id)
         if typed:
             kind = _kind(line)
+            if kind == b"segment":
+                self._agree(read_segment(line))
             self._track(kind, _members(line) if kind == b"close" else {}, of)
         elif of is not None:
             self._remove(self.pending, of)
@@ -224,6 +244,13 @@ class Chain:
         self._track(_kind(line), members, of)
         self.mac = mac
         self._advance(line)
+
+    def _agree(self, segment: Segment) -> None:
+        """Require a segment to begin in the state that the lines before it left."""
+        found = (self.tree.size, tuple(self.tree.nodes), self.pending, self.runs, self.key_id)
+        start, frontier, pending, runs, _, key_id, _ = segment
+        if found != (start, frontier, set(pending), set(runs), key_id):
+            raise BrokenLine("its start, frontier, pending, runs or key_id are not those of the lines before it")
 
     def _place(self, line: bytes, mac: Mac | None, key_id: str) -> int | None:
         """Check that a line stands where it belongs and return its `of`: one comparison proves log, order and link."""

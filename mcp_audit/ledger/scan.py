@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -36,6 +37,7 @@ from mcp_audit.ledger.chain import BrokenLine, Chain
 from mcp_audit.ledger.checkpoint import Checkpoint
 from mcp_audit.ledger.damage import BadBytes, Fault, Torn, is_salvageable, why_broken
 from mcp_audit.ledger.notices import NOTED, Notice, notice_of
+from mcp_audit.ledger.segment import Segment, read_segment
 
 __all__ = ["FORMAT_VERSION", "MAX_LINE_BYTES", "Scanner"]
 
@@ -44,7 +46,10 @@ MAX_LINE_BYTES = 1 << 30
 _LONG = 1 << 20
 _MAX_NOTICES = 1000
 _TYPED = b'{"type":"'
-_KINDS = (b"open", b"close", b"request", b"orphan", b"config", b"blocked", b"gap", b"recovery", b"tools", b"exchange")
+_KINDS = frozenset(
+    b"open close request orphan config blocked gap recovery tools segment prune exchange".split()  # others are `other`
+)
+_PREV = re.compile(rb'"prev":"([0-9a-f]{64})"(?:,"mac":"[0-9a-f]{64}")?\}\Z')
 _NO_BYTES = hashlib.sha256(b"").hexdigest()
 
 
@@ -52,7 +57,8 @@ class Scanner:
     """See the module docstring.
 
     Args:
-        chain: where the log stands before the first byte; it advances with every good line.
+        chain: where the log stands before the first byte; it advances with every good line. A fresh one begins
+            wherever the first line says; one that comes from the file before must be gone on with by the first line.
         watch: sizes at which the root is kept, such as that of the sidecar.
         inspect: called with seq and bytes of every good line, in order.
 
@@ -64,6 +70,7 @@ class Scanner:
         kinds: how many lines of each type; `exchange` for those without one, `other` for the rest.
         lost, torn_bytes: sums over `gap` and `recovery` lines.
         unchecked, without_mac: good lines whose MAC no key at hand could check; that have none.
+        segment: what the first line says if it is a `segment`; None for a file that begins with `open`.
         future: format version of an `open` line that is newer than this code, else 0.
     """
 
@@ -78,7 +85,9 @@ class Scanner:
         self.lost = 0
         self.torn_bytes = 0
         self.future = 0
+        self.segment: Segment | None = None
         self.notices: list[Notice] = []
+        self._begun = False  # the first line is there
         self._inspect = inspect
         self._first = chain.size
         self._watch = sorted(set(watch), reverse=True)
@@ -91,6 +100,13 @@ class Scanner:
         self._since = chain.size  # where the present MAC key came into force
         self._unchecked = 0
         self._without_mac = 0
+        self._reach()
+
+    def stand_at(self, segment: Segment, prev: bytes) -> None:
+        """Begin in the middle of a database whose earlier rows were pruned; see `Chain.stand_at`."""
+        self.chain.stand_at(segment, prev)
+        self._first = self._since = self.chain.size
+        self._begun = True
         self._reach()
 
     @property
@@ -141,6 +157,7 @@ class Scanner:
             return
         self.chain.unmark()
         expected = self.chain.size
+        self._begun = self._begun or expected > 0  # whoever created the database need not read the first rows
         lines: list[bytes] = []
         fault: Fault | None = None
         for seq, line in rows:
@@ -213,6 +230,7 @@ class Scanner:
         self._held = 0
         self._region = None
         self._lf_due = self._swallowing = False
+        self._begun = True
 
     def contradiction(self, checkpoint: Checkpoint | None) -> str | None:
         """Return how the log contradicts itself or its checkpoint in one sentence, or None. Call `finish` before.
@@ -222,7 +240,7 @@ class Scanner:
         if self.fault is not None:
             return str(self.fault)
         torn = self.torn()
-        if self.chain.size == 0 and torn is not None:
+        if not self._begun and torn is not None:
             return f"line 1: the first line is not the whole opening line of a log ({torn.fault.reason})"
         if checkpoint is None or checkpoint.size in self.roots:
             return self._root_contradiction(checkpoint)
@@ -244,7 +262,7 @@ class Scanner:
         chain = self.chain
         index = 0
         while index < len(lines) and self.fault is None:
-            if self._region is None and chain.size != self._first:
+            if self._region is None and self._begun:
                 stop = min(len(lines), index + self._watch[-1] - chain.size) if self._watch else len(lines)
                 followed, requests = chain.follow_many(lines, index, stop)
                 self.end += sum(map(len, lines[index : index + followed])) + followed
@@ -276,14 +294,18 @@ class Scanner:
             except (ValueError, RecursionError):
                 raise BrokenLine("it is not JSON") from None
         chain = self.chain
-        seq = chain.size
         place = self._place()
+        if kind == b"segment" and not self._begun:
+            self._begin(line)
+        seq = chain.size
         before = (chain.key_id, chain.mac)
         chain.follow(line)
         if kind == b"open":
             self._key_changed(seq, *before)
-        if seq == 0 and kind != b"open":
-            self.fault = Fault(place, seq, "seq 0 is not the opening line of a log")
+        misplaced = self._misplaced(kind, seq)
+        self._begun = True
+        if misplaced:
+            self.fault = Fault(place, seq, misplaced)
         elif kind == b"recovery" or self._region is not None:
             self._vouch(kind, members, place, seq)
         if self.fault is None:
@@ -294,6 +316,25 @@ class Scanner:
             if self._inspect is not None:
                 self._inspect(seq, line)
             self._reach()
+
+    def _begin(self, line: bytes) -> None:
+        """Take the first line of a file that is not the log's first."""
+        self.segment = read_segment(line)
+        prev = _PREV.search(line)
+        if not self.chain.size and prev is not None:
+            self.chain.stand_at(self.segment, prev[1])
+            self._first = self._since = self.chain.size
+            self._reach()
+
+    def _misplaced(self, kind: bytes, seq: int) -> str:
+        """Return what is wrong with a line of this type standing here, or nothing."""
+        if seq == 0 and kind != b"open":
+            return "seq 0 is not the opening line of a log"
+        if not self._begun and seq and kind != b"segment":
+            return f"seq {seq} begins a file, but it is no segment line"
+        if self._begun and kind == b"segment":
+            return f"seq {seq} is a segment line in the middle of a file"
+        return ""
 
     def _vouch(self, kind: bytes, members: dict[str, Any], place: int, seq: int) -> None:
         """Accept bad bytes only if a `recovery` follows that describes exactly them and covers nothing signed."""

@@ -279,7 +279,7 @@ def test_lines_of_the_future_are_leaves() -> None:
     forge = Forge()
     forge.open(v=2, novelty=[1])
     forge.typed("key", epoch=1)
-    forge.typed("prune")
+    forge.typed("anchor")
     scanner = scan(forge.data)
 
     assert scanner.fault is None
