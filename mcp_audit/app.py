@@ -19,7 +19,8 @@ from mcp_audit.config import Config, Loaded
 from mcp_audit.config.places import state_directory
 from mcp_audit.errors import ConfigError, UpstreamStartError
 from mcp_audit.relay.process import end_like, start
-from mcp_audit.sinks.opening import LedgerSettings, open_ledger
+from mcp_audit.sinks.opening import open_ledger
+from mcp_audit.sinks.settings import LedgerSettings, RotationSettings
 from mcp_audit.sinks.stamp import Stamp
 from mcp_audit.version import software
 
@@ -137,6 +138,14 @@ def _ledger_settings(loaded: Loaded, environ: Mapping[str, str], accept_loss: bo
         policy_sha256=loaded.policy_sha256 or None,
         allow_network_fs=audit.allow_network_fs,
         accept_loss=accept_loss,
+        durability=audit.durability,
+        rotation=RotationSettings(
+            audit.rotation.max_size_bytes,
+            audit.rotation.interval,
+            audit.rotation.max_files,
+            audit.rotation.max_age_days,
+            audit.rotation.compress,
+        ),
     )
 
 

@@ -53,10 +53,6 @@ INACTIVE: tuple[Inactive, ...] = (
         lambda value, all_: is_url(value) and all_.proxy.transport == "stdio",
     ),
     Inactive("proxy.bridge", "the bridge", LISTED),
-    Inactive("audit.async.queue_size", "a writer of its own for durability `fsync`", LISTED),
-    Inactive("audit.async.batch_size", "a writer of its own for durability `fsync`", LISTED),
-    Inactive("audit.rotation", "rotation and retention", NOTICED),
-    Inactive("audit.durability", "durability `fsync`", REFUSED, lambda value, _: value == "fsync"),
     Inactive("middleware.gates", "plugins", REFUSED),
     Inactive("middleware.processors", "plugins", REFUSED),
     Inactive(

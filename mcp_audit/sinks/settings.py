@@ -4,7 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["LedgerSettings"]
+__all__ = ["LedgerSettings", "RotationSettings"]
+
+
+@dataclass(frozen=True, slots=True)
+class RotationSettings:
+    """When a ledger starts a new file, and which old lines go. Zero and empty: never.
+
+    Args:
+        max_size_bytes: rotate once the file is larger.
+        interval: `hourly` or `daily`: rotate when an hour or a day (UTC) has passed.
+        max_files: how many archives stay.
+        max_age_days: how long an archive stays after its rotation; of a database, a line.
+        compress: `none` or `gzip`: what happens to an archive.
+    """
+
+    max_size_bytes: int = 0
+    interval: str = ""
+    max_files: int = 0
+    max_age_days: int = 0
+    compress: str = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +41,8 @@ class LedgerSettings:
         allow_network_fs: use a network filesystem although locks and syncs may not hold there.
         accept_loss: set a log aside that cannot be gone on with, and begin a new one.
         busy_timeout_ms: how long to wait for another process that has a SQLite ledger locked.
+        durability: `write`, or `fsync` if an appended line must survive a power cut.
+        rotation: when files end, and which go.
     """
 
     path: str
@@ -35,3 +56,5 @@ class LedgerSettings:
     allow_network_fs: bool = False
     accept_loss: bool = False
     busy_timeout_ms: int = 5000
+    durability: str = "write"
+    rotation: RotationSettings = RotationSettings()
