@@ -106,11 +106,11 @@ def read_secret(environ: Mapping[str, str]) -> bytes | None:
         BadKey: both are set, the file cannot be read, or the secret is too short.
     """
     value, path = environ.get("AUDIT_SECRET"), environ.get("AUDIT_SECRET_FILE")
-    if value and path:
+    if value is not None and path is not None:
         raise BadKey("AUDIT_SECRET and AUDIT_SECRET_FILE are both set; unset one of them")
-    if value:
+    if value is not None:
         return check_secret(value.encode("utf-8", "surrogateescape"))
-    if not path:
+    if path is None:
         return None
     try:
         return check_secret(Path(path).read_bytes().removesuffix(b"\n"))

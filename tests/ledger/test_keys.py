@@ -79,6 +79,8 @@ def test_secret_comes_from_variable_or_file(tmp_path: Path) -> None:
         read_secret({"AUDIT_SECRET": SECRET.decode(), "AUDIT_SECRET_FILE": str(file)})
     with pytest.raises(BadKey, match="No such file"):
         read_secret({"AUDIT_SECRET_FILE": str(tmp_path / "none")})
+    with pytest.raises(BadKey, match="0 bytes"):  # set to nothing is a mistake, not a wish for a log without MACs
+        read_secret({"AUDIT_SECRET": ""})
 
 
 @given(st.binary(min_size=32, max_size=32))
