@@ -3,6 +3,7 @@
 #   make demo        see the proxy at work; needs Python 3.11 or newer and nothing else
 #   make test        the tests, without the long ones; twice is as good as once
 #   make test-all    all of them
+#   make bench       measure, into bench/results.json; ARGS="verify --quick"
 #   make lint        format, style, types on three platforms
 #   make clean       undo everything the others made
 #
@@ -17,6 +18,7 @@ ARGS ?=
 RUN := $(VENV)/.run-$(notdir $(PYTHON))
 TEST := $(VENV)/.test-$(notdir $(PYTHON))
 NODE := tests/gates/node_modules/.package-lock.json
+GO := $(VENV)/.go
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 
@@ -25,12 +27,12 @@ PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 demo: $(RUN)
 	$(BIN)/mcp-audit demo
 
-setup: $(TEST) $(NODE)
+setup: $(TEST) $(NODE) $(GO)
 
-test: $(TEST) $(NODE)
+test: $(TEST) $(NODE) $(GO)
 	$(PYTEST) -m "not long" $(ARGS)
 
-test-all: $(TEST) $(NODE)
+test-all: $(TEST) $(NODE) $(GO)
 	$(PYTEST) $(ARGS)
 
 test-unit: $(TEST)
@@ -47,7 +49,7 @@ format: $(TEST)
 	$(BIN)/ruff format
 
 bench: $(TEST)
-	@if [ -d bench ]; then $(BIN)/python -m bench $(ARGS); else echo "this release has no benchmarks"; exit 2; fi
+	$(BIN)/python -m bench $(ARGS)
 
 # Needs `uv`. Neither lock names an index, so everybody installs from their own.
 lock:
@@ -67,6 +69,9 @@ $(TEST): pyproject.toml requirements.lock tests/setup.sh
 	VENV="$(VENV)" PYTHON="$(PYTHON)" sh tests/setup.sh test
 	@touch $(RUN) $@
 
-# Without npm there is no such file, and every run tries again.
+# Without npm or Go there is no such file, and every run tries again.
 $(NODE): tests/gates/package-lock.json
 	@sh tests/setup.sh node
+
+$(GO): tests/setup.sh
+	@VENV="$(VENV)" sh tests/setup.sh go

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Prepares this checkout: `setup.sh run` to use the program, `setup.sh test` to test it, `setup.sh node` for real peers.
+# Prepares this checkout: `setup.sh run` to use the program, `setup.sh test` to test it, `setup.sh node` for real peers,
+# `setup.sh go` for a verifier that others wrote.
 #
 # Promise: running it again is harmless; nothing outside the checkout is changed but the caches of pip and npm and, for
 # root on Debian, system packages that are missing. What is optional and cannot be had is named and left out: the tests
@@ -70,16 +71,46 @@ node_packages() {
     fi
 }
 
-if [ "$what" = node ]; then
-    node_packages
-    exit
-fi
+# A package of Debian, because Go would fetch it from somewhere else.
+go_packages() {
+    module=/usr/share/gocode/src/golang.org/x/mod/sumdb
+    missing=
+    command -v go >/dev/null || missing=" golang-go"
+    [ -d "$module" ] || missing="$missing golang-golang-x-mod-dev"
+    # shellcheck disable=SC2086 # these are words
+    if [ -z "$missing" ] || system_packages $missing; then
+        mkdir -p "$venv"
+        touch "$venv/.go"
+    else
+        say "left out: the gate against a verifier in Go (missing:$missing; on Debian install them and run this again)"
+    fi
+}
+
+# What the fault suite injects faults with.
+fault_packages() {
+    [ "$(uname)" = Linux ] || return 0
+    missing=
+    command -v strace >/dev/null || missing=" strace"
+    PATH="$PATH:/usr/sbin:/sbin" command -v mkfs.ext4 >/dev/null || missing="$missing e2fsprogs"
+    set -- /usr/lib/*/faketime/libfaketime.so.1 /usr/lib*/faketime/libfaketime.so.1
+    [ -e "$1" ] || [ -e "$2" ] || missing="$missing libfaketime"
+    # shellcheck disable=SC2086 # these are words
+    if [ -n "$missing" ] && ! system_packages $missing; then
+        say "left out: some of the fault suite (missing:$missing; on Debian install them and run this again)"
+    fi
+}
+
+case $what in
+    node) node_packages; exit ;;
+    go) go_packages; exit ;;
+esac
 find_python
 make_venv
 if [ "$what" = test ]; then
     say "installing the locked requirements"
     pip install --require-hashes -r requirements.lock
     pip install --no-deps --no-build-isolation --editable .
+    fault_packages
     pip check >/dev/null || say "requirements.lock does not fit pyproject.toml; run \`make lock\`: $(pip check || true)"
 else
     say "installing mcp-audit and what it needs"
