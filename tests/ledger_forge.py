@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from mcp_audit.ledger.chain import Chain, Mac
 from mcp_audit.ledger.checkpoint import Checkpoint, signed_note
 from mcp_audit.ledger.entry import Entry, encode, encode_typed
 from mcp_audit.ledger.keys import LogKey, derive
+from mcp_audit.ledger.segment import Previous, segment_members
 from mcp_audit.ledger.sqlite_schema import STATEMENTS
 
 ORIGIN = "audit.example/host1/fs"
@@ -34,14 +38,26 @@ EXAMPLE_NOTE = (
 )
 
 
+@dataclass
+class Archive:
+    """A file that a forged rotation put away: `data` is uncompressed, `note` covers all to its end."""
+
+    name: str
+    start: int
+    end: int
+    data: bytes
+    note: str
+
+
 class Forge:
-    """One log under construction; `data` is what a JSONL file would hold."""
+    """One log under construction; `data` is what the active JSONL file would hold, `archives` what lies beside it."""
 
     def __init__(self, secret: bytes | None = SECRET, origin: str = ORIGIN, key: LogKey = KEY) -> None:
         self.secret = derive(secret, origin) if secret else None
         self.key = key
         self.chain = Chain(origin, Mac(self.secret.mac) if self.secret else None)
         self.lines: list[bytes] = []
+        self.archives: list[Archive] = []
         self.note: str | None = None
         self.second = 0
 
@@ -105,20 +121,46 @@ class Forge:
         self.note = signed_note(Checkpoint(self.chain.origin, self.chain.size, self.chain.tree.root()), self.key)
         return self.note
 
+    def rotate(self, name: str = "audit.jsonl", **previous: Any) -> Archive:
+        """Put the active file away as an archive of the log called `name`, and begin the next with its `segment`."""
+        start = self.archives[-1].end if self.archives else 0
+        archive = f"{name}.202606{len(self.archives) + 1:02d}T214605Z"
+        self.archives.append(Archive(archive, start, self.chain.size, self.data, self.sign()))
+        digest = hashlib.sha256(self.data).hexdigest()
+        about = Previous(archive, start, len(self.data), digest)._replace(**previous)
+        self.lines = []
+        self.typed("segment", **segment_members(self.chain, self.key.vkey, about))
+        return self.archives[-1]
+
+    def prune(self, to: int, **members: Any) -> int:
+        """Let all archives before `to` go, as JSONL says it; deleting them is the test's part."""
+        gone = [
+            {"name": a.name, "start": a.start, "end": a.end, "sha256": hashlib.sha256(a.data).hexdigest()}
+            for a in self.archives
+            if a.end <= to
+        ]
+        given: dict[str, Any] = {"from": 0, "to": to, "segments": gone, "rule": "max_files: 1"}
+        return self.typed("prune", **(given | members))
+
     def write(self, path: Path, data: bytes | None = None) -> Path:
         """Write the log and what lies beside it."""
         path.write_bytes(self.data if data is None else data)
+        for archive in self.archives:
+            path.with_name(archive.name).write_bytes(archive.data)
+            path.with_name(archive.name + ".checkpoint").write_text(archive.note)
         return self._beside(path)
 
-    def write_sqlite(self, path: Path) -> Path:
+    def write_sqlite(self, path: Path, first: int = 0, notes: Mapping[int, str] | None = None) -> Path:
+        """Write a database with the rows from seq `first` on, and the notes of its table by size."""
         path.unlink(missing_ok=True)
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("BEGIN")
             for statement in STATEMENTS:
                 connection.execute(statement)
-            rows = [(seq, line[:-1].decode()) for seq, line in enumerate(self.lines)]
+            rows = [(seq, line[:-1].decode()) for seq, line in enumerate(self.lines) if seq >= first]
             connection.executemany("INSERT INTO entries (seq, line) VALUES (?, ?)", rows)
+            connection.executemany("INSERT INTO checkpoints (size, note) VALUES (?, ?)", (notes or {}).items())
             connection.execute("COMMIT")
         return self._beside(path)
 
@@ -148,6 +190,21 @@ def running_log(secret: bytes | None = SECRET, signed_calls: int = 1, calls: int
         if number == signed_calls:
             forge.sign()
         forge.call()
+    return forge
+
+
+def rotated_log(secret: bytes | None = SECRET, rotations: int = 2, calls: int = 2) -> Forge:
+    """An orderly log in several files: 1 + 2 `calls` lines in the first, as many in each, one more in the last."""
+    forge = Forge(secret)
+    forge.open()
+    for _ in range(rotations):
+        for _ in range(calls):
+            forge.call()
+        forge.rotate()
+    for _ in range(calls):
+        forge.call()
+    forge.close()
+    forge.sign()
     return forge
 
 

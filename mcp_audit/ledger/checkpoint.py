@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from mcp_audit.ledger.keys import LogKey, VerifierKey, canonical_b64decode
 
-__all__ = ["BadNote", "Checkpoint", "open_note", "open_text", "read_unverified", "signed_note"]
+__all__ = ["BadNote", "Checkpoint", "NotSigned", "open_note", "open_text", "read_unverified", "signed_note"]
 
 MAX_NOTE_CHARS = 1_000_000
 MAX_SIGNATURES = 100  # the format asks for at least 16
@@ -23,6 +23,10 @@ _SIZE = re.compile(r"0|[1-9][0-9]{0,18}")
 
 class BadNote(ValueError):
     """A note is malformed or not signed by the key; the message says what is wrong."""
+
+
+class NotSigned(BadNote):
+    """A note is well-formed, but not what the key signed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ def open_note(text: str, key: VerifierKey) -> Checkpoint:
     """
     checkpoint = _checkpoint(open_text(text, key))
     if checkpoint.origin != key.origin:
-        raise BadNote(f"it is about the log {checkpoint.origin!r}, the key belongs to {key.origin}")
+        raise NotSigned(f"it is about the log {checkpoint.origin!r}, the key belongs to {key.origin}")
     return checkpoint
 
 
@@ -111,10 +115,10 @@ def open_text(text: str, key: VerifierKey) -> str:
     found = False
     for signature in [_signature_of(line, key) for line in lines]:
         if signature is not None and not key.verify(signature, signed.encode()):
-            raise BadNote("its signature does not fit its text")
+            raise NotSigned("its signature does not fit its text")
         found = found or signature is not None
     if not found:
-        raise BadNote(f"it has no signature of the key {key.vkey}")
+        raise NotSigned(f"it has no signature of the key {key.vkey}")
     return signed
 
 

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from mcp_audit.ledger.chain import Chain
 
-__all__ = ["BadBytes", "Fault", "Torn", "is_salvageable", "why_broken"]
+__all__ = ["TAIL", "BadBytes", "Fault", "Torn", "is_salvageable", "why_broken"]
 
-_TAIL = re.compile(
+TAIL = re.compile(
     rb',"log":"([A-Za-z0-9._/-]{1,200})","seq":([0-9]{1,19}),"prev":"([0-9a-f]{64})"(,"mac":"[0-9a-f]{64}")?\}\Z'
 )
 
@@ -68,14 +68,14 @@ def is_salvageable(chain: Chain, line: bytes) -> bool:
     """Say whether a line that does not continue the chain is nevertheless a whole one of this log."""
     if chain.mac is not None:
         return chain.mac.fits(line)
-    tail = _TAIL.search(line, max(0, len(line) - 400))
+    tail = TAIL.search(line, max(0, len(line) - 400))
     return tail is not None and tail[1].decode() == chain.origin
 
 
 def why_broken(chain: Chain, line: bytes, why: str) -> str:
     """Return what is wrong with a line in the place of the chain's next one; `why` if nothing here explains it."""
     seq = chain.size
-    tail = _TAIL.search(line, max(0, len(line) - 400))
+    tail = TAIL.search(line, max(0, len(line) - 400))
     if tail is None:
         return f"seq {seq} is damaged: these bytes are no whole line of a ledger"
     if tail[1].decode() != chain.origin:

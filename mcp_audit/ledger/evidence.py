@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import re
 import sqlite3
 import sys
 import time
@@ -16,17 +15,19 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import BinaryIO, Protocol, cast
 from urllib.parse import quote
 
 from mcp_audit.errors import LedgerError
+from mcp_audit.ledger.damage import TAIL
 from mcp_audit.ledger.scan import Scanner
-from mcp_audit.ledger.sqlite_schema import SCHEMA
 
 __all__ = [
     "SQLITE_MAGIC",
     "Beside",
     "CannotLook",
+    "Digest",
+    "bytes_taken",
     "chunks",
     "claimed_origin",
     "is_sqlite",
@@ -34,23 +35,16 @@ __all__ = [
     "open_bytes",
     "open_sqlite",
     "scan_file",
-    "scan_sqlite",
-    "schema_problem",
+    "small_text",
     "writer_alive",
 ]
 
 SQLITE_MAGIC = b"SQLite format 3\x00"
-# Measured: below the size at which malloc maps fresh pages for every chunk, and it stays in the cache.
-_CHUNK = 1 << 17
-_ROWS = 256
+# Measured: larger chunks leave the cache, smaller ones cost more calls.
+_CHUNK = 1 << 18
 _SETTLE_SECONDS = 0.02
 _SETTLE_TRIES = 10
 _MAX_NOTE = 1 << 20
-_TRANSIENT = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
-_LOG = re.compile(
-    rb',"log":"([A-Za-z0-9._/-]{1,200})","seq":[0-9]+,"prev":"[0-9a-f]{64}"(?:,"mac":"[0-9a-f]{64}")?\}\Z'
-)
-_NO_TABLES = "the database has no tables"
 
 
 class CannotLook(LedgerError):
@@ -67,6 +61,12 @@ class CannotLook(LedgerError):
         return f"{self.path}: {self.problem}"
 
 
+class Digest(Protocol):
+    """A hash of `hashlib` under way."""
+
+    def update(self, data: bytes, /) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Beside:
     """The small files beside a log; None where there is none."""
@@ -77,11 +77,11 @@ class Beside:
 
 def look_beside(path: str) -> Beside:
     """Read sidecar and verifier key. Do this before reading the log: a log in use can then only be longer."""
-    return Beside(_small_text(path + ".checkpoint"), _small_text(path + ".pub"))
+    return Beside(small_text(path + ".checkpoint"), small_text(path + ".pub"))
 
 
-def _small_text(path: str) -> str | None:
-    """Return a small file's text; bytes that are not UTF-8 survive as something no signature fits."""
+def small_text(path: str) -> str | None:
+    """Return a small file's text, or None; bytes that are not UTF-8 survive as something no signature fits."""
     try:
         with open(path, "rb") as file:
             return file.read(_MAX_NOTE).decode("utf-8", "surrogateescape")
@@ -157,7 +157,7 @@ def claimed_origin(path: str, sqlite: bool) -> str | None:
     else:
         with open_bytes(path) as file:
             line = next(chunks(file), b"").partition(b"\n")[0]
-    tail = _LOG.search(line)
+    tail = TAIL.search(line)
     return tail[1].decode() if tail else None
 
 
@@ -174,19 +174,39 @@ def chunks(file: BinaryIO) -> Iterator[bytes]:
         raise CannotLook(str(file.name), f"cannot be read to its end: {error}") from error
 
 
-def scan_file(file: BinaryIO, scanner: Scanner, alive: bool, progress: Callable[[int], None] | None = None) -> None:
-    """Feed a whole file. If a writer is alive, a line it is just writing gets a moment to become whole."""
-    for count, chunk in enumerate(chunks(file)):
+def scan_file(
+    file: BinaryIO,
+    scanner: Scanner,
+    alive: bool,
+    progress: Callable[[int], None] | None = None,
+    digest: Digest | None = None,
+) -> int:
+    """Feed a whole file, and hash it if asked to; return how many bytes it has, uncompressed.
+
+    If a writer is alive, a line it is just writing gets a moment to become whole.
+    """
+    count = 0
+    for number, chunk in enumerate(chunks(file)):
+        count += len(chunk)
         scanner.feed(chunk)
-        if progress is not None and count % 32 == 0:
-            progress(scanner.position)
+        if digest is not None:
+            digest.update(chunk)
+        if progress is not None and number % 32 == 0:
+            progress(bytes_taken(file))
     for _ in range(_SETTLE_TRIES if alive else 0):
         if not scanner.unterminated or scanner.fault is not None:
             break
         time.sleep(_SETTLE_SECONDS)
         for chunk in chunks(file):
+            count += len(chunk)
             scanner.feed(chunk)
     scanner.finish()
+    return count
+
+
+def bytes_taken(file: BinaryIO) -> int:
+    """Return how much of the file on the disk was read, compressed or not."""
+    return os.lseek(file.fileno(), 0, os.SEEK_CUR)
 
 
 @contextmanager
@@ -230,47 +250,3 @@ def _connect(uri: str) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
-
-
-def schema_problem(connection: sqlite3.Connection) -> str | None:
-    """Return how the tables differ from those a writer creates, or None."""
-    rows = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
-    if not rows:
-        return _NO_TABLES
-    found = {name.decode("utf-8", "replace"): sql.decode("utf-8", "replace") for name, sql in rows}
-    if found == SCHEMA:
-        return None
-    odd = sorted(name for name in found.keys() | SCHEMA.keys() if found.get(name) != SCHEMA.get(name))
-    return f"the database schema was changed ({', '.join(odd[:5])})"
-
-
-def _integrity_problem(connection: sqlite3.Connection) -> str | None:
-    """Return the first complaint of SQLite's full integrity check, or None."""
-    (answer,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
-    text: str = answer.decode("utf-8", "replace") if isinstance(answer, bytes) else str(answer)
-    return None if text == "ok" else f"SQLite's integrity check fails: {text.splitlines()[0]}"
-
-
-def scan_sqlite(path: str, scanner: Scanner, signed: int | None) -> str | None:
-    """Feed all rows in order, in one snapshot; return what is wrong with the database around them, or None.
-
-    Args:
-        signed: size of the newest checkpoint. With 0 a database without tables is one that was just being created.
-
-    Raises:
-        CannotLook: it is locked, or not to be opened.
-    """
-    try:
-        with open_sqlite(path) as connection:
-            problem = schema_problem(connection)
-            if problem is not None:
-                return None if problem == _NO_TABLES and signed == 0 else problem
-            cursor = connection.execute("SELECT seq, line FROM entries ORDER BY seq")
-            while rows := cursor.fetchmany(_ROWS):
-                scanner.feed_rows(rows)
-            # After a fault the check has nothing to add, and over a row that is no JSON it cannot run.
-            return None if scanner.fault else _integrity_problem(connection)
-    except sqlite3.DatabaseError as error:
-        if error.sqlite_errorcode & 0xFF in _TRANSIENT:
-            raise CannotLook(path, str(error)) from error
-        return f"the database is corrupt: {error}"

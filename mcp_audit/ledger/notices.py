@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["NOTED", "Notice", "notice_of"]
+__all__ = ["NOTED", "Notice", "Prune", "notice_of", "prune_of"]
 
-NOTED = (b"open", b"recovery", b"gap", b"blocked")
+NOTED = (b"open", b"recovery", b"gap", b"blocked", b"prune")
 
 
 class Notice(NamedTuple):
@@ -18,9 +18,26 @@ class Notice(NamedTuple):
     text: str
 
 
+class Prune(NamedTuple):
+    """The line at `seq` lets the lines from `from_` up to `to`, exclusive, go; `rule` is the setting behind it."""
+
+    seq: int
+    from_: int
+    to: int
+    rule: str
+
+
+def prune_of(members: Mapping[str, Any], seq: int) -> list[Prune]:
+    """Return what a `prune` line lets go; empty if it does not say so in numbers, or names lines after itself."""
+    from_, to = members.get("from"), members.get("to")
+    if type(from_) is int and type(to) is int and 0 <= from_ < to <= seq:
+        return [Prune(seq, from_, to, str(members.get("rule", "")))]
+    return []
+
+
 def notice_of(kind: bytes, members: Mapping[str, Any], seq: int) -> Notice | None:
     """Return what a line of one of the `NOTED` types has to say, if anything."""
-    text = _TEXTS[kind](members)
+    text = _TEXTS[kind](members) if kind in _TEXTS else ""
     return Notice(seq, kind.decode(), text) if text else None
 
 

@@ -36,7 +36,7 @@ from typing import Any
 from mcp_audit.ledger.chain import BrokenLine, Chain
 from mcp_audit.ledger.checkpoint import Checkpoint
 from mcp_audit.ledger.damage import BadBytes, Fault, Torn, is_salvageable, why_broken
-from mcp_audit.ledger.notices import NOTED, Notice, notice_of
+from mcp_audit.ledger.notices import NOTED, Notice, Prune, notice_of, prune_of
 from mcp_audit.ledger.segment import Segment, read_segment
 
 __all__ = ["FORMAT_VERSION", "MAX_LINE_BYTES", "Scanner"]
@@ -70,7 +70,9 @@ class Scanner:
         kinds: how many lines of each type; `exchange` for those without one, `other` for the rest.
         lost, torn_bytes: sums over `gap` and `recovery` lines.
         unchecked, without_mac: good lines whose MAC no key at hand could check; that have none.
-        segment: what the first line says if it is a `segment`; None for a file that begins with `open`.
+        segment: what the first line says if it is a `segment`, or what `stand_at` was given; None for a file that
+            begins with `open`.
+        prunes: what its `prune` lines let go.
         future: format version of an `open` line that is newer than this code, else 0.
     """
 
@@ -87,6 +89,7 @@ class Scanner:
         self.future = 0
         self.segment: Segment | None = None
         self.notices: list[Notice] = []
+        self.prunes: list[Prune] = []
         self._begun = False  # the first line is there
         self._inspect = inspect
         self._first = chain.size
@@ -105,8 +108,14 @@ class Scanner:
     def stand_at(self, segment: Segment, prev: bytes) -> None:
         """Begin in the middle of a database whose earlier rows were pruned; see `Chain.stand_at`."""
         self.chain.stand_at(segment, prev)
+        self.segment = segment
         self._first = self._since = self.chain.size
         self._begun = True
+        self._reach()
+
+    def watch(self, sizes: Iterable[int]) -> None:
+        """Keep the root at these sizes, too. Call it before the first byte."""
+        self._watch = sorted({*self._watch, *sizes}, reverse=True)
         self._reach()
 
     @property
@@ -361,6 +370,8 @@ class Scanner:
         if kind == b"open" and members.get("v") != FORMAT_VERSION:
             version = members.get("v")
             self.future = version if isinstance(version, int) else -1
+        elif kind == b"prune":
+            self.prunes += prune_of(members, seq)
         elif kind == b"gap":
             lost = members.get("lost")
             self.lost += lost if isinstance(lost, int) else 0

@@ -31,7 +31,7 @@ COLUMNS = (
     ("of", "INTEGER", "->>"),
     ("signature", "TEXT", "->>"),
 )
-_INDEXED = ("timestamp", "id", "method", "tool_name", "client_id")
+_INDEXED = ("timestamp", "id", "method", "tool_name", "client_id", "outcome", "of")
 _SEED_COLUMNS = (
     "id, timestamp, direction, transport, method, request_id, tool_name, params, result, error, "
     "duration_ms, client_id, server_id, signature"

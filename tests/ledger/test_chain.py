@@ -209,3 +209,37 @@ def test_a_malformed_open_does_not_raise_anything_else(unclosed: str) -> None:
         chain.follow(line)
     with pytest.raises(BrokenLine, match="not JSON"):
         chain.follow(line.replace(b'"unclosed":', b'"unclosed"'))
+
+
+@pytest.mark.parametrize("keyed", [True, False], ids=["mac", "no-mac"])
+@pytest.mark.parametrize("change", [b"", b"{}", b'{"id":"x"}', b"\0", b"flip-tail", b"flip-body", b"repeat"])
+def test_many_at_once_is_one_by_one(keyed: bool, change: bytes) -> None:
+    """Wherever a line is wrong, and across the steps at which `seq` grows a digit, both ways stop at the same line."""
+    forge = Forge(SECRET if keyed else None)
+    forge.open()
+    for _ in range(55):
+        forge.call()
+    good = [line[:-1] for line in forge.lines]
+    for place in (1, 2, 9, 10, 11, 57, 99, 100, 101, 109):
+        line = good[place]
+        wrong = {b"flip-tail": line[:-3] + b"X" + line[-2:], b"flip-body": line[:20] + b"X" + line[21:]}
+        wrong[b"repeat"] = good[place - 1]
+        lines = [*good[:place], wrong.get(change, change), *good[place + 1 :]]
+        one, many = (Chain(ORIGIN, Mac(forge.secret.mac) if forge.secret else None) for _ in range(2))
+        _go_on(one, lines, at_once=False)
+        _go_on(many, lines, at_once=True)
+        assert one.size == place + (change == b"flip-body" and not keyed)
+        assert _state(one)[:-1] == _state(many)[:-1]
+
+
+def _go_on(chain: Chain, lines: list[bytes], at_once: bool) -> None:
+    """Follow up to the first line that does not fit."""
+    chain.follow(lines[0])
+    at = 1
+    while True:
+        at += chain.follow_many(lines, at, len(lines))[0] if at_once else 0
+        try:
+            chain.follow(lines[at])
+        except BrokenLine:
+            return
+        at += 1

@@ -14,7 +14,7 @@ from ledger_forge import Forge
 
 from mcp_audit.ledger import read
 from mcp_audit.ledger.evidence import CannotLook
-from mcp_audit.ledger.reader import lines_backward, lines_forward
+from mcp_audit.ledger.reading.lines import lines_backward, lines_forward
 
 
 def varied() -> Forge:

@@ -50,6 +50,7 @@ class Report:
         size, root: good lines, and the base64 tree hash over them.
         reason: why the verdict is not INTACT, one sentence; may be set for INTACT, too ("a writer is at work").
         checks: True held, False did not, None was not checked.
+        may_be_moving: a rotation or a pruning under way would look the same; look again.
     """
 
     path: str
@@ -63,6 +64,7 @@ class Report:
     files: list[CheckedFile] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
+    may_be_moving: bool = False
 
     @property
     def exit_code(self) -> int:

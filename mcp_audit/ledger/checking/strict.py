@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 __all__ = ["Strict"]
@@ -41,6 +41,8 @@ _REQUIRED: Mapping[str, tuple[str, ...]] = {
     "orphan": ("outcome", "why"),
     "recovery": ("torn_bytes", "torn_sha256", "salvageable", "checkpoint"),
     "gap": ("cause",),
+    "segment": ("start", "frontier", "pending", "runs", "vkey", "previous"),
+    "prune": ("from", "to", "rule"),
 }
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -50,22 +52,25 @@ class Strict:
 
     Args:
         secret: returns the AUDIT_SECRET in force, or None if it is not at hand; asked for each signed line.
+        pending: returns the requests that were open before the first line; asked once that line is there.
 
     Attributes:
         fault: seq and sentence of the first line that does not conform.
         faults: how many do not.
         backwards: how often the time of a line is before that of the line above; a clock was set, or lines lie.
+        times: timestamps of the first and the last line.
         signatures: how many `signature` members were checked.
     """
 
-    def __init__(self, secret: Callable[[], bytes | None]) -> None:
+    def __init__(self, secret: Callable[[], bytes | None], pending: Callable[[], Iterable[int]] = tuple) -> None:
         self.fault: tuple[int, str] | None = None
         self.faults = 0
         self.backwards = 0
         self.signatures = 0
         self._secret = secret
-        self._requests: set[int] = set()
-        self._time = ""
+        self.times = ("", "")
+        self._pending = pending
+        self._requests: set[int] | None = None
 
     def inspect(self, seq: int, line: bytes) -> None:
         """Look at one line, given without its LF."""
@@ -88,12 +93,15 @@ class Strict:
             problem = self._signature_problem(line, members)
         time = members.get("timestamp")
         if isinstance(time, str):
-            self.backwards += time < self._time
-            self._time = time
+            first, last = self.times
+            self.backwards += time < last
+            self.times = (first or time, time)
         return problem
 
     def _pairing_problem(self, seq: int, kind: str, members: dict[str, Any]) -> str | None:
         """Each `of` of an exchange or orphan names a request line; a second answer to it is marked late."""
+        if self._requests is None:
+            self._requests = set(self._pending())
         of = members.get("of")
         if kind == "request":
             self._requests.add(seq)

@@ -1,0 +1,1 @@
+"""Is a log intact? From the files on the disk to one verdict."""

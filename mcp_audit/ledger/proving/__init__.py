@@ -1,0 +1,1 @@
+"""Prove one entry to somebody who holds nothing but the verifier key."""
