@@ -54,6 +54,8 @@ async def relay_session(
         write_ahead=config.audit.write_ahead,
         on_failure=config.audit.on_failure,
         block_timeout=config.audit.block_timeout_ms / 1000,
+        queue_size=config.audit.async_.queue_size,
+        batch_size=config.audit.async_.batch_size,
         report=_log.warning,
     )
     relay = StdioRelay(

@@ -17,8 +17,9 @@ from mcp_audit.errors import LedgerUnavailable
 from mcp_audit.middleware import Processor
 from mcp_audit.session import Step
 from mcp_audit.sinks import LedgerSink
+from mcp_audit.sinks.committer import Committer, store
 from mcp_audit.sinks.outage import Outage
-from mcp_audit.sinks.scribe import Due, Scribe
+from mcp_audit.sinks.scribe import Due, Prepared, Scribe
 from mcp_audit.sinks.stamp import Stamp
 from mcp_audit.wire.exchange import Exchange, Outcome
 
@@ -30,6 +31,9 @@ _LEAST_PATIENCE = 1.0  # seconds that a write may take without being trouble, ho
 class Recorder:
     """Writes the lines of each step before the step takes effect.
 
+    A `durable` ledger is written by threads and synced before anything of a batch takes effect; another one is written
+    here, as long as lock and disk answer at once.
+
     Args:
         ledger: takes the lines; only it knows their seq.
         stamp: ids and timestamps of lines.
@@ -39,6 +43,7 @@ class Recorder:
         on_failure: `fail_operation`, `continue` or `shutdown`.
         block_timeout: seconds that an answer waits for a blocked ledger, counted from when it blocked.
         retry_interval: seconds between attempts to bring a blocked ledger back.
+        queue_size, batch_size: entries that may be written before one sync, and with one write; others must wait.
         report: is told one sentence when the ledger blocks and when it works again, and when a processor first fails.
     """
 
@@ -53,6 +58,8 @@ class Recorder:
         on_failure: str = "fail_operation",
         block_timeout: float = 5.0,
         retry_interval: float = 1.0,
+        queue_size: int = 4096,
+        batch_size: int = 128,
         report: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         self._ledger = ledger
@@ -63,8 +70,9 @@ class Recorder:
         self._retry_interval = retry_interval
         self._report = report
         self._complaints: set[str] = set()
-        # Held by who appends in a thread until seqs are noted: a line that closes a request must know that request's.
-        self._turn = anyio.Lock()
+        self._batch_size = batch_size
+        # A turn lasts until seqs are noted: a line that closes a request must know that request's.
+        self._committer = Committer(self._write, queue_size)
         self._outage: Outage | None = None
         self._left: list[Exchange] = []  # what was waiting for the ledger when the session ended
         self._trouble = anyio.Event()
@@ -121,11 +129,13 @@ class Recorder:
             await self._trouble.wait()
             await anyio.sleep(self._retry_interval)
             try:
-                async with self._turn:
+                async with self._committer.turn:
                     if self._ledger.blocked:
                         await to_thread.run_sync(self._ledger.recover)
-                    if not self._own_up(wait=False):
-                        continue
+                    told = self._own_up(wait=False)
+                if not told:  # what keeps us from it may be work for a thread
+                    await self._checkpoint()
+                    continue
             except LedgerUnavailable as error:
                 self._block(error)
             else:
@@ -158,7 +168,7 @@ class Recorder:
 
     def _append_at_once(self, steps: Sequence[Step]) -> bool:
         """Append if nobody else is at it; return whether all that the steps need is in the ledger."""
-        if self._turn.locked():
+        if self._ledger.durable or self._committer.busy:
             return False
         if not (due := self._scribe.due(steps)):
             return True
@@ -173,24 +183,21 @@ class Recorder:
 
     async def _append_in_turn(self, steps: Sequence[Step]) -> bool:
         """Append as soon as the ledger is free; return whether all that the steps need is in the ledger."""
+        if not (due := self._scribe.due(steps)):
+            return True
         patience = max(self._block_timeout, _LEAST_PATIENCE)
-        with anyio.move_on_after(patience) as wait:
-            await self._turn.acquire()
-        if wait.cancelled_caught:  # a disk that hangs, or a peer that was stopped with the lock in its hand
+        if not await self._committer.commit(self._scribe.prepare(due), len(due), patience):  # the disk hangs
             self._block(LedgerUnavailable(self._ledger.path, f"a write takes longer than {patience:g} s"))
             return False
+        return not self._scribe.due(steps)
+
+    async def _write(self, batch: Sequence[Prepared]) -> None:
+        due, lines = self._scribe.still_due(batch)
         try:
-            if not (due := self._scribe.due(steps)):
-                return True
-            try:
-                seqs = await to_thread.run_sync(self._ledger.append, self._scribe.lines(due))
-            except LedgerUnavailable as error:
-                self._failed(error, due)
-                return False
-            self._wrote(due, seqs or ())
-            return True
-        finally:
-            self._turn.release()
+            if lines:
+                self._wrote(due, await to_thread.run_sync(store, self._ledger, lines, self._batch_size))
+        except LedgerUnavailable as error:
+            self._failed(error, due)
 
     async def _record_patiently(self, steps: Sequence[Step]) -> int:
         while True:

@@ -65,6 +65,12 @@ class FlakyFiles(Files):
     def rename(self, old: str, new: str) -> None:  # type: ignore[override]
         self._do(f"rename to {_short(new)}", lambda: os.replace(old, new))
 
+    def link(self, old: str, new: str) -> None:  # type: ignore[override]
+        self._do(f"link {_short(old)}", lambda: os.link(old, new))
+
+    def truncate(self, fd: int, size: int) -> None:  # type: ignore[override]
+        self._do("truncate the lock", lambda: os.ftruncate(fd, size))
+
     def unlink(self, path: str) -> None:  # type: ignore[override]
         self._do(f"unlink {_short(path)}", lambda: os.unlink(path))
 

@@ -45,6 +45,7 @@ class MemoryLedger:
         self.busy = 0
         self.checkpoint_cause = ""
         self.checkpoints = self.attempts = 0
+        self.syncs = 0
         self.closed = ""
 
     def append(self, batch: Sequence[Unsealed], wait: bool = True) -> list[int] | None:
@@ -62,6 +63,9 @@ class MemoryLedger:
             self.blocked = True
             raise LedgerUnavailable(self.path, "disk full", tuple(seqs))
         return seqs
+
+    def sync(self) -> None:
+        self.syncs += 1
 
     def recover(self) -> None:
         if self.broken:

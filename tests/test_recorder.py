@@ -23,6 +23,7 @@ from memory_ledger import (
     sent,
 )
 
+from mcp_audit.errors import LedgerUnavailable
 from mcp_audit.ledger.entry import Unsealed
 from mcp_audit.middleware.policy import Policy, Rule
 from mcp_audit.recorder import Recorder
@@ -722,3 +723,204 @@ async def test_a_cancelled_wait_for_a_busy_ledger_loses_nothing() -> None:
 
     assert proxy.kinds() == ["request", "orphan"]
     assert proxy.ledger.lines[1]["of"] == 0
+
+
+# Durability fsync
+
+
+class DurableLedger(MemoryLedger):
+    """A ledger whose lines count when a sync came back; each sync waits until it is let go.
+
+    Attributes:
+        synced: how many lines are safe.
+        gate: set while syncs come back at once.
+        unsynced: what the next sync ends in.
+    """
+
+    durable = True
+
+    def __init__(self, open_: bool = True) -> None:
+        super().__init__()
+        self.synced = 0
+        self.syncing, self.gate = threading.Event(), threading.Event()
+        self.unsynced = ""
+        if open_:
+            self.gate.set()
+
+    def sync(self) -> None:
+        super().sync()
+        seen = len(self.lines)
+        self.syncing.set()
+        assert self.gate.wait(30)
+        if self.unsynced:
+            self.blocked = self.broken = True
+            raise LedgerUnavailable(self.path, self.unsynced)
+        self.synced = seen
+
+
+async def test_nothing_takes_effect_before_the_sync() -> None:
+    """Not the request that waits for it, although its line is written; afterwards everything, answers too."""
+    ledger = DurableLedger(open_=False)
+    proxy = Proxy(ledger)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(proxy.pass_on, request(1), request(2, name="rm"))
+        await anyio.to_thread.run_sync(ledger.syncing.wait, 30)
+        assert (len(ledger.lines), proxy.out, proxy.told) == (2, [], [])
+        ledger.gate.set()
+    await proxy.answer(result(1))
+
+    assert (len(proxy.out), len(proxy.told), ledger.synced, ledger.syncs) == (2, 1, 3, 2)
+    proxy.end()
+
+
+async def test_callers_share_syncs() -> None:
+    """64 calls that come while one is synced need one more; their answers as well. There is no timer."""
+    ledger = DurableLedger(open_=False)
+    proxy = Proxy(ledger)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(proxy.pass_on, request(0))
+        await anyio.to_thread.run_sync(ledger.syncing.wait, 30)
+        for number in range(1, 64):
+            tasks.start_soon(proxy.pass_on, request(number))
+        await anyio.wait_all_tasks_blocked()
+        ledger.gate.set()
+    assert (ledger.syncs, len(proxy.out)) == (2, 64)
+    assert [line["request_id"] for line in ledger.lines] == [str(number) for number in range(64)]
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(64):
+            tasks.start_soon(proxy.answer, result(number))
+    assert ledger.syncs == 3
+    assert [line["of"] for line in ledger.lines[64:]] == list(range(64))
+    proxy.end()
+
+
+async def test_a_batch_is_as_large_as_configured() -> None:
+    """Entries per write, and entries per sync; who does not fit waits for the next one."""
+    ledger = DurableLedger(open_=False)
+    proxy = Proxy(ledger, queue_size=8, batch_size=3)
+    sizes: list[int] = []
+    append = ledger.append
+
+    def counted(batch: Sequence[Unsealed], wait: bool = True) -> list[int] | None:
+        assert wait
+        sizes.append(len(batch))
+        return append(batch, wait)
+
+    ledger.append = counted  # type: ignore[method-assign]
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(proxy.pass_on, request(0))
+        await anyio.to_thread.run_sync(ledger.syncing.wait, 30)
+        for number in range(1, 21):
+            tasks.start_soon(proxy.pass_on, request(number))
+        await anyio.wait_all_tasks_blocked()
+        ledger.gate.set()
+
+    assert sizes == [1, 3, 3, 2, 3, 3, 2, 3, 1]
+    assert ledger.syncs == 4
+
+
+async def test_a_request_that_ends_while_its_line_is_synced_is_closed_by_its_seq() -> None:
+    """The closing line was made before that seq was known."""
+    ledger = DurableLedger(open_=False)
+    proxy = Proxy(ledger)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(proxy.pass_on, request(1))
+        await anyio.to_thread.run_sync(ledger.syncing.wait, 30)
+        tasks.start_soon(proxy.effect, [proxy.session.overdue(100.0, 1.0)])
+        await anyio.wait_all_tasks_blocked()
+        ledger.gate.set()
+
+    assert [(kind, line.get("of")) for kind, line in zip(proxy.kinds(), ledger.lines, strict=True)] == [
+        ("request", None),
+        ("timeout", 0),
+    ]
+
+
+@pytest.mark.parametrize("on_failure", ["fail_operation", "shutdown", "continue"])
+async def test_a_failed_sync_lets_nothing_take_effect(on_failure: str) -> None:
+    """All who shared it are refused, or go on unrecorded if that is what the operator wants."""
+    ledger = DurableLedger(open_=False)
+    proxy = Proxy(ledger, on_failure=on_failure)
+    ledger.unsynced = "it could not be synced"
+    async with anyio.create_task_group() as tasks:
+        for number in range(3):
+            tasks.start_soon(proxy.pass_on, request(number))
+        await anyio.to_thread.run_sync(ledger.syncing.wait, 30)
+        ledger.gate.set()
+
+    assert proxy.recorder.cause == "it could not be synced"
+    assert proxy.recorder.shutdown_wanted.is_set() is (on_failure == "shutdown")
+    if on_failure == "continue":
+        assert (len(proxy.out), proxy.told) == (3, [])
+    else:
+        assert (proxy.out, len(proxy.told)) == ([], 3)
+        assert all(error["error"]["data"]["executed"] is False for error in proxy.told)
+    proxy.end()
+    assert any("could not be written" in sentence or "without its closing line" in sentence for sentence in proxy.said)
+
+
+@pytest.mark.parametrize("stored", range(4))
+async def test_what_a_full_disk_took_is_synced_before_it_is_believed(stored: int) -> None:
+    """The lines that made it take effect, the others are refused; when space returns each request is closed once."""
+    ledger = DurableLedger()
+    proxy = Proxy(ledger)
+    ledger.fail_after = stored
+    await proxy.pass_on(request(0), request(1), request(2))
+
+    assert (len(proxy.out), ledger.synced) == (stored, stored)
+    await proxy.recovered()
+    await proxy.answer(*(result(number) for number in range(stored)))
+    proxy.end()
+    assert [line["of"] for line in ledger.typed("") if line["outcome"] == "answered"] == list(range(stored))
+
+
+async def test_a_slow_disk_refuses_instead_of_piling_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a sync that does not return, requests are turned back; what was under way goes on when it returns."""
+    monkeypatch.setattr("mcp_audit.recorder._LEAST_PATIENCE", 0.05)
+    ledger = DurableLedger(open_=False)
+    proxy = Proxy(ledger)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(proxy.pass_on, request(0))
+        await anyio.to_thread.run_sync(ledger.syncing.wait, 30)
+        with anyio.fail_after(10):
+            await proxy.pass_on(request(1))
+            await proxy.pass_on(request(2))
+        assert [error["id"] for error in proxy.told] == [1, 2]
+        assert (len(ledger.lines), proxy.out) == (1, [])
+        ledger.gate.set()
+    assert len(proxy.out) == 1
+    await proxy.recovered()
+    await proxy.answer(result(0))
+    proxy.end()
+
+    assert proxy.kinds() == ["request", "blocked", "answered"]
+    assert ledger.lines[1]["refused"] == 2
+
+
+@pytest.mark.parametrize("victim", range(3))
+async def test_a_pump_that_goes_away_during_a_sync_loses_nothing(victim: int) -> None:
+    """Whoever drives the sync, shares it or waits for the next one: each request is closed exactly once."""
+    ledger = DurableLedger(open_=False)
+    proxy = Proxy(ledger)
+    scopes = [anyio.CancelScope() for _ in range(3)]
+
+    async def call(number: int) -> None:
+        with scopes[number]:
+            await proxy.pass_on(request(number))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call, 0)
+        tasks.start_soon(call, 1)
+        await anyio.to_thread.run_sync(ledger.syncing.wait, 30)
+        tasks.start_soon(call, 2)
+        await anyio.wait_all_tasks_blocked()
+        scopes[victim].cancel()
+        ledger.gate.set()
+    proxy.end()
+
+    opened = {index for index, line in enumerate(ledger.lines) if line.get("type") == "request"}
+    closed = [line["of"] for line in ledger.lines if "of" in line]
+    assert sorted(closed) == sorted(opened)
+    assert len(ledger.lines) == 2 * len(opened) + (victim == 2)
+    assert ledger.closed == "eof"

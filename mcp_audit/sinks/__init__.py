@@ -37,6 +37,7 @@ class LedgerSink(Protocol):
     Attributes:
         path: where the log is; `origin` its name; `vkey` the key that verifies its checkpoints.
         secrets: what AUDIT_SECRET derives for this log, None without one.
+        durable: whether a line must be synced before anybody acts on it: then `sync` comes after `append`.
         note: the newest signed checkpoint, empty before the first.
     """
 
@@ -60,6 +61,16 @@ class LedgerSink(Protocol):
         Raises:
             LedgerUnavailable: the batch is not, or only in part (`appended`), in the ledger. The sink stays blocked
                 and raises at once until `recover` succeeds.
+        """
+        ...
+
+    def sync(self) -> None:
+        """Return when every line appended so far is on the medium; what `append` returned before may be believed then.
+
+        Works on a blocked ledger, too: what is in it can still be made safe. Blocks on the disk: call it from a thread.
+
+        Raises:
+            LedgerUnavailable: nothing since the last `sync` may be believed.
         """
         ...
 

@@ -32,6 +32,8 @@ __all__ = [
     "refuse_network",
     "replace",
     "require_ours",
+    "temporary_name",
+    "write_all",
     "write_aside",
 ]
 
@@ -56,10 +58,12 @@ class Files:
 
     close = staticmethod(os.close)
     fstat = staticmethod(os.fstat)
+    link = staticmethod(os.link)
     lstat = staticmethod(os.lstat)
     mkdir = staticmethod(os.mkdir)
     rename = staticmethod(os.replace)
     seek = staticmethod(os.lseek)
+    truncate = staticmethod(os.ftruncate)
     unlink = staticmethod(os.unlink)
     write = staticmethod(os.write)
 
@@ -213,16 +217,18 @@ def read_small(files: Files, path: str) -> bytes | None:
         files.close(fd)
 
 
-def write_aside(files: Files, path: str, data: bytes, mode: int = 0o600) -> str:
-    """Write `data` to a new temporary file beside `path`, sync it, and return its name; `install` comes next.
-
-    The name begins with a dot, so that no search for `<log>.*` takes it for a part of the log.
-    """
+def temporary_name(path: str) -> str:
+    """Return a new name beside `path`; with its dot in front no search for `<log>.*` takes it for a part of the log."""
     directory, name = os.path.split(path)
-    temporary = os.path.join(directory, f".{name}.tmp-{secrets.token_hex(8)}")
+    return os.path.join(directory, f".{name}.tmp-{secrets.token_hex(8)}")
+
+
+def write_aside(files: Files, path: str, data: bytes, mode: int = 0o600) -> str:
+    """Write `data` to a new temporary file beside `path`, sync it, and return its name; `install` comes next."""
+    temporary = temporary_name(path)
     fd = files.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW, mode)
     try:
-        _write_all(files, fd, data)
+        write_all(files, fd, data)
         files.sync(fd)
     except BaseException:
         files.close(fd)
@@ -259,13 +265,18 @@ def discard(files: Files, temporary: str) -> None:
 def discard_temporaries(files: Files, log: str) -> None:
     """Remove what crashed writers of this log left; only for who holds the append lock and is alone."""
     directory, name = os.path.split(log)
-    leftover = re.compile(rf"\.{re.escape(name)}(\.[a-z]+)?\.tmp-[0-9a-f]{{16}}")
+    leftover = re.compile(rf"\.{re.escape(name)}(\.[A-Za-z0-9.]+)?\.tmp-[0-9a-f]{{16}}")
     for entry in os.listdir(directory):
         if leftover.fullmatch(entry):
             discard(files, os.path.join(directory, entry))
 
 
-def _write_all(files: Files, fd: int, data: bytes) -> None:
+def write_all(files: Files, fd: int, data: bytes) -> None:
+    """Write all of `data`, however short the writes are.
+
+    Raises:
+        OSError: not all of it fits.
+    """
     view = memoryview(data)
     while view:
         written = files.write(fd, view)

@@ -1,9 +1,10 @@
 """Who may append now, and who is alive: two empty files beside the log, held with flock.
 
-`<log>.lock` is held while one process appends. `<log>.live` is held shared by every writer for its whole life; who gets
-it exclusively is alone. The kernel lets go of both when a process dies, however it dies, also across containers, where
-process ids mean nothing. Promise: whoever cannot share safely is refused, not let in: without flock (Windows) the first
-writer keeps the log to itself.
+`<log>.lock` is held while one process appends; it holds nothing, but its length counts the rotations, so that who has
+the lock learns for next to nothing that another file is at the path. `<log>.live` is held shared by every writer for
+its whole life; who gets it exclusively is alone. The kernel lets go of both when a process dies, however it dies, also
+across containers, where process ids mean nothing. Promise: whoever cannot share safely is refused, not let in: without
+flock (Windows) the first writer keeps the log to itself.
 
 A flock belongs to the open descriptor, so threads of one process need a mutex beside it.
 """
@@ -19,11 +20,12 @@ from typing import Any
 from mcp_audit.errors import LedgerRefused
 from mcp_audit.sinks.files import Files, open_regular
 
-__all__ = ["Locks"]
+__all__ = ["Locks", "try_lock"]
 
 _LOCK_WAIT_S = 10.0
 _TRIES = 3  # a verifier holds the presence lock for an instant
 _TRY_S = 0.02
+_FIRST_PAUSE_S = 0.00005  # a peer writes a batch in about this time
 
 
 def _module(name: str) -> Any:
@@ -31,6 +33,18 @@ def _module(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError:
         return None
+
+
+def try_lock(fd: int) -> bool:
+    """Lock an open file against others who ask so, until it is closed; say False if one of them has it."""
+    fcntl = _module("fcntl")
+    if fcntl is None:  # then this process is the only writer
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class Locks:
@@ -63,10 +77,32 @@ class Locks:
             return False
         return True
 
+    def acquire_within(self, seconds: float) -> bool:
+        """Take the append lock and say so; give up after a while, for its holder may have been stopped.
+
+        flock itself waits for ever. Polling costs the append that has to wait a few dozen microseconds.
+        """
+        pause = _FIRST_PAUSE_S
+        deadline = time.monotonic() + seconds
+        while not self.acquire(wait=False):
+            if time.monotonic() >= deadline:
+                return False
+            self._sleep(pause)
+            pause = min(2 * pause, _TRY_S)
+        return True
+
     def release(self) -> None:
         """Let the next process append."""
         if self._fcntl is not None:
             self._fcntl.flock(self._lock_fd, self._fcntl.LOCK_UN)
+
+    def rotations(self) -> int:
+        """Return a number that differs after a rotation; call it with the append lock held."""
+        return self._files.seek(self._lock_fd, 0, os.SEEK_END)
+
+    def count_rotation(self) -> None:
+        """Tell the other writers to look for the file; call it with the append lock held, before the file moves."""
+        self._files.truncate(self._lock_fd, self.rotations() + 1)
 
     def acquire_to_start(self) -> bool:
         """Take the append lock and say whether no other writer is alive. `join` before letting go of the lock.

@@ -2,13 +2,15 @@
 
 Promise: a log that contradicts its checkpoint is never appended to, whatever crashed; a creation that was interrupted
 is finished; the old bytes of a log that is gone on with are never touched. Everything is decided under the append lock;
-only the long scan before it is not, so that peers can work meanwhile.
+only the long scan before it is not, so that peers can work meanwhile. Long because every state that a crash or an
+operator can leave is judged here and nowhere else.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,8 @@ from mcp_audit.ledger.checkpoint import BadNote, Checkpoint, open_note, signed_n
 from mcp_audit.ledger.keys import LogKey, check_origin, check_secret
 from mcp_audit.ledger.merkle import EMPTY_ROOT
 from mcp_audit.ledger.scan import Scanner
+from mcp_audit.ledger.segment_files import survey
+from mcp_audit.sinks.claim import claim_key
 from mcp_audit.sinks.files import (
     Files,
     discard_temporaries,
@@ -30,6 +34,7 @@ from mcp_audit.sinks.files import (
 from mcp_audit.sinks.identity import Identity, create_key, identify, read_key, read_verifier
 from mcp_audit.sinks.locks import Locks
 from mcp_audit.sinks.refusals import not_alone, refuse_foreign_secret, refuse_old_key, tampered, too_new, unknown
+from mcp_audit.sinks.rescue import is_second_name_ours, settle_interrupted
 from mcp_audit.sinks.setaside import move_aside, named_origins, predecessor, set_aside_origins
 from mcp_audit.sinks.settings import LedgerSettings
 from mcp_audit.sinks.stamp import Stamp
@@ -97,18 +102,25 @@ class _Start:
         make_directory(self.files, directory)
         refuse_network(self.files, directory, self.settings.allow_network_fs)
         self._refuse_other_kinds()
+        if os.name == "nt" and (self.settings.rotation.max_size_bytes or self.settings.rotation.interval):
+            raise LedgerRefused(
+                self.path, "this platform cannot rename a file that is open; set audit.rotation to nothing", 2
+            )
         self.locks = Locks(self.files, self.path)
         try:
             scan = self._scan_ahead()
             alone = self.locks.acquire_to_start()
             try:
+                settle_interrupted(self.files, self.path)
                 if alone:
                     discard_temporaries(self.files, self.path)
                 sink = self._decide(scan, alone)
                 self.locks.join()
             finally:
                 self.locks.release()
-            sink.checkpoint()
+            sink.checkpoint(house=False)
+            with suppress(LedgerUnavailable):  # old archives keep nobody from starting; the next checkpoint complains
+                sink.keep_house()
         except BaseException:
             for opened in self.opened:
                 opened.abandon()
@@ -127,7 +139,8 @@ class _Start:
             found = os.lstat(self.path)
         except FileNotFoundError:
             return
-        require_ours(self.path, found)
+        if not is_second_name_ours(self.files, self.path, found):
+            require_ours(self.path, found)
 
     def _found(self) -> _Found:
         note = read_small(self.files, self.sidecar)
@@ -149,9 +162,9 @@ class _Start:
         except (OSError, LedgerRefused, LedgerUnavailable, BadNote):
             return None
 
-    def _scan(self, identity: Identity, checkpoint: Checkpoint) -> _Scan:
+    def _scan(self, identity: Identity, checkpoint: Checkpoint, path: str = "") -> _Scan:
         sink = self._sink(identity, watch=[checkpoint.size])
-        sink.open()
+        sink.open(path)
         sink.read()
         return _Scan(sink, checkpoint)
 
@@ -161,6 +174,8 @@ class _Start:
         scanner = Scanner(Chain(identity.origin, keyring=keyring), watch)
         sink = self.storage(self.path, identity, scanner, self.locks, self.stamp, self.files)
         sink.busy_timeout_ms = self.settings.busy_timeout_ms
+        sink.rotation = self.settings.rotation
+        sink.durable = self.settings.durability == "fsync"
         self.opened.append(sink)
         return sink
 
@@ -197,6 +212,7 @@ class _Start:
             )
         if found.key is None:
             raise unknown(self.path, f"its private key {self.key_path} is missing, so it cannot be gone on with")
+        self._claim(found.key)
         identity = identify(found.key, self.settings.secret)
         try:
             checkpoint = open_note(found.note, identity.verifier)
@@ -207,12 +223,34 @@ class _Start:
         if not found.log:
             if checkpoint.size == 0:
                 return self._create()
-            raise tampered(self.path, f"the log is missing although its checkpoint covers {checkpoint.size} lines")
-        if scan is None or not scan.sink.is_at(self.path) or scan.sink.vkey != identity.key.vkey:
+            scan = self._scan(identity, checkpoint, self._put_away(found.note, checkpoint))
+        elif scan is None or not scan.sink.is_at(self.path) or scan.sink.vkey != identity.key.vkey:
             scan = self._scan(identity, checkpoint)
         if found.vkey is None:
             self._write_verifier(identity)
         return self._go_on(scan, found.note, checkpoint, alone)
+
+    def _put_away(self, note: str, checkpoint: Checkpoint) -> str:
+        """Return where the newest segment is: a rotation was interrupted, or a tool renamed it.
+
+        An empty file at the path is another matter: a tool may have copied the log and cut it to nothing, and what was
+        written in between is lost. Unless a rotation left its note, the operator decides.
+        """
+        last = next(reversed(survey(self.path).chosen(checkpoint.origin)), None)
+        if last is None or last.path == self.path or last.start > checkpoint.size:
+            raise tampered(self.path, f"the log is missing although its checkpoint covers {checkpoint.size} lines")
+        if last.gz:
+            raise tampered(
+                self.path, f"the log is missing; its newest lines are in {last.path}, which `gunzip` restores"
+            )
+        rotated = read_small(self.files, last.note_path)
+        if os.path.lexists(self.path) and (rotated is None or rotated.decode("utf-8", "replace") != note):
+            raise tampered(
+                self.path,
+                f"the log is empty although its checkpoint covers {checkpoint.size} lines; {last.name} may hold them: "
+                "if nothing wrote after it was made, rename it back",
+            )
+        return last.path
 
     def _go_on(self, scan: _Scan, note: str, checkpoint: Checkpoint, alone: bool) -> JsonlSink | SqliteSink:
         """Judge a log that is there, then join it.
@@ -227,7 +265,10 @@ class _Start:
             scanner.finish()
             if scanner.future:
                 raise too_new(self.path, scanner.future)
-            problem = scanner.contradiction(scan.checkpoint)
+            first = scanner.segment.start if scanner.segment else 0
+            problem: str | None = f"its file begins at seq {first}, its checkpoint covers {checkpoint.size} lines only"
+            if checkpoint.size >= first:
+                problem = scanner.contradiction(scan.checkpoint)
             if problem is None and checkpoint.size > chain.size:
                 problem = f"the log ends after {chain.size} lines, its checkpoint covers {checkpoint.size}"
             if problem is not None:
@@ -253,6 +294,7 @@ class _Start:
         if key is None:
             key = create_key(files, self.key_path, self.path, self.settings.origin, taken)
         refuse_old_key(self.key_path, key, taken)
+        self._claim(key)
         identity = identify(key, self.settings.secret)
         if read_small(files, self.sidecar) is None:
             replace(files, self.sidecar, signed_note(Checkpoint(identity.origin, 0, EMPTY_ROOT), key).encode())
@@ -261,8 +303,12 @@ class _Start:
         sink = self._sink(identity)
         more: Sequence[tuple[str, Mapping[str, Any]]] = [("gap", {"cause": "accept_loss"})] if after == "loss" else []
         sink.create(after, {"predecessor": old, **self._members()}, more)
-        sink.first_checkpoint()
+        sink.sign_now()
         return sink
+
+    def _claim(self, key: LogKey) -> None:
+        if self.settings.signing_key:
+            claim_key(self.files, self.key_path, key.origin, self.path)
 
     def _write_verifier(self, identity: Identity) -> None:
         replace(self.files, self.pub, identity.key.vkey.encode() + b"\n", 0o644)

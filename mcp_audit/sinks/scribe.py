@@ -6,7 +6,7 @@ none is ever written that a processor did not have its say about.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from mcp_audit.ledger.entry import Entry, Unsealed, encode
@@ -16,10 +16,13 @@ from mcp_audit.session import Step
 from mcp_audit.sinks.stamp import Stamp
 from mcp_audit.wire.exchange import Exchange, Outcome
 
-__all__ = ["Due", "Scribe"]
+__all__ = ["Due", "Prepared", "Scribe"]
 
 Due = list[tuple[Exchange, bool]]
 """Lines that have to be written, in order: whose, and whether it is the line that closes or the one ahead."""
+
+Prepared = list[tuple[Exchange, bool, Unsealed]]
+"""The same with their text."""
 
 
 class Scribe:
@@ -53,13 +56,25 @@ class Scribe:
         due: Due = []
         for step in steps:
             for exchange in step.opened:
-                # One that ended while the ledger was waited for is closed already, so it gets no line ahead any more.
-                if exchange.seq is None and self._is_written_ahead(exchange) and exchange.outcome is Outcome.PENDING:
+                if self._is_written_ahead(exchange) and _is_due(exchange, False):
                     due.append((exchange, False))
             for exchange in step.finished:
-                if not exchange.recorded:
+                if _is_due(exchange, True):
                     due.append((exchange, True))
         return due
+
+    def prepare(self, due: Due) -> Prepared:
+        """Make their text ahead of their turn."""
+        return [(*each, line) for each, line in zip(due, self.lines(due), strict=True)]
+
+    def still_due(self, batch: Iterable[Prepared]) -> tuple[Due, list[Unsealed]]:
+        """Return what of prepared lines is needed now that their turn has come, and its text with the seqs known now.
+
+        A line that closes a request names its seq, which may have become known only since.
+        """
+        left = [each for prepared in batch for each in prepared if _is_due(*each[:2])]
+        lines = [line._replace(of=exchange.seq) if closes else line for exchange, closes, line in left]
+        return [(exchange, closes) for exchange, closes, _ in left], lines
 
     def lines(self, due: Due) -> list[Unsealed]:
         """Return their text."""
@@ -95,3 +110,10 @@ class Scribe:
                 self._reported.add(problem)
                 self._report(f"a processor failed ({problem}): entry {id_} and others like it are without payloads")
             return encode(without_payloads(make(exchange, id_, timestamp, self._transport)))
+
+
+def _is_due(exchange: Exchange, closes: bool) -> bool:
+    if closes:
+        return not exchange.recorded
+    # One that ended while the ledger was waited for is closed already, so it gets no line ahead any more.
+    return exchange.seq is None and exchange.outcome is Outcome.PENDING

@@ -66,6 +66,10 @@ class Stamp:
             f"{pairs[low >> 30 & 1023]}{pairs[low >> 20 & 1023]}{pairs[low >> 10 & 1023]}{pairs[low & 1023]}"
         )
 
+    def now_ns(self) -> int:
+        """Return the wall clock's time in nanoseconds since the Unix epoch."""
+        return self._clock()
+
     def timestamp(self) -> str:
         """Return the wall clock's time as RFC 3339 UTC with six decimals."""
         second, rest = divmod(self._clock(), 1_000_000_000)

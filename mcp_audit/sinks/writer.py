@@ -8,10 +8,11 @@ checkpoint never replaces a larger one. Long because append, block, recover and 
 
 from __future__ import annotations
 
+import errno
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 
 from mcp_audit.errors import LedgerUnavailable
 from mcp_audit.ledger.chain import Mac
@@ -22,10 +23,21 @@ from mcp_audit.ledger.scan import FORMAT_VERSION, Scanner
 from mcp_audit.sinks.files import Files
 from mcp_audit.sinks.identity import Identity
 from mcp_audit.sinks.locks import Locks
+from mcp_audit.sinks.settings import RotationSettings
 from mcp_audit.sinks.sidecar import Sidecar
 from mcp_audit.sinks.stamp import Stamp
 
-__all__ = ["LedgerWriter"]
+__all__ = ["LOCKED", "LedgerWriter", "NotNow"]
+
+T = TypeVar("T")
+
+LOCKED = "another process has held its lock for {:g} s; `fuser` on the .lock file names it"
+_AGAIN_S = 1.0
+_STANDING = ("software", "config_sha256", "policy_sha256")  # what an `open` says about the program, not about the log
+
+
+class NotNow(Exception):
+    """Something must be done first that syncs: the caller must not wait for that, or another thread is syncing."""
 
 
 class LedgerWriter(ABC):
@@ -44,7 +56,9 @@ class LedgerWriter(ABC):
     """
 
     durable = False
-    busy_timeout_ms = 5000  # where waiting for the append lock has an end
+    rotation = RotationSettings()
+    busy_timeout_ms = 5000  # how long a peer may hold the append lock until that is trouble
+    _note_syncs = False  # whether `_keep` syncs the lines that a note covers
 
     def __init__(self, path: str, identity: Identity, scanner: Scanner, locks: Locks, stamp: Stamp, files: Files):
         self.path = path
@@ -63,13 +77,21 @@ class LedgerWriter(ABC):
         self._files = files
         self._sidecar = Sidecar(files, path, identity.verifier)
         self._place = (-1, -1)  # inode and device of the file we opened
-        self._mutex = threading.Lock()  # flock does not keep threads of one process apart
+        self._mutex = threading.RLock()  # flock does not keep threads of one process apart
+        self._inside = False  # whoever has the mutex has the append lock as well
         self._publishing = threading.Lock()  # one checkpoint or close at a time; taken before the mutex
+        # One sync at a time, taken before the mutex: the kernel tells one of two that a write-back failed, and the
+        # other must not believe its own. Who has the mutex takes it without waiting, or puts that off (`NotNow`).
+        self._syncing = threading.RLock()
+        self._synced = 0  # how many lines are on the medium for certain
+        self._members: Mapping[str, Any] = {}  # of our last `open`
         self._cause = ""
         self._hopeless = ""  # only a restart may believe this storage again
         self._signed = Checkpoint(self.origin, 0, EMPTY_ROOT)  # the largest checkpoint we know of
         self._run: int | None = None  # seq of our `open`
         self._closed = False
+        self._patient = True  # whoever has the mutex may wait for the disk
+        self._tidy = False  # there is nothing to do in the house
 
     # -- the storage ---------------------------------------------------------------------------------------------------
 
@@ -112,6 +134,12 @@ class LedgerWriter(ABC):
     # -- a LedgerSink --------------------------------------------------------------------------------------------------
 
     @property
+    def _lock_wait_s(self) -> float:
+        """How long to wait for a peer; one that was waited for in vain gets another chance soon enough."""
+        longest = self.busy_timeout_ms / 1000
+        return min(_AGAIN_S, longest) if self.blocked else longest
+
+    @property
     def size(self) -> int:
         """The seq of the next line, as far as this process knows."""
         return self._chain.size
@@ -126,13 +154,21 @@ class LedgerWriter(ABC):
             if not self._enter(wait):
                 return None
             try:
+                self._patient = wait
                 seqs = self._append(batch)
             finally:
+                self._patient = True
                 self._leave()
             self.written += len(seqs)
             return seqs
+        except NotNow:
+            if not wait:
+                return None
         finally:
             self._mutex.release()
+        with self._syncing:  # the other thread's is over
+            pass
+        return self.append(batch, wait)
 
     def recover(self) -> None:
         """Try to leave the blocked state: mend the torn tail and write its `recovery`; see `LedgerSink.recover`."""
@@ -141,22 +177,42 @@ class LedgerWriter(ABC):
                 return
             if self._hopeless:
                 raise LedgerUnavailable(self.path, self._hopeless)
-            self._enter(wait=True)
-            try:
-                self._append([])
-            finally:
-                self._leave()
-            self.blocked = False
-            self._cause = ""
+        self._in_turn(self._unblock)
+        self._prepare()
 
-    def checkpoint(self) -> str | None:
+    def sync(self) -> None:
+        """Return when every line appended so far is on the medium; see `LedgerSink.sync`."""
+        with self._mutex:
+            size = self._chain.size
+        self._sync_to(size)
+
+    def checkpoint(self, house: bool = True) -> str | None:
         """Sync, sign and publish the state; return the note, or None if nothing was added since the last one.
+
+        Args:
+            house: keep it as well.
 
         Raises:
             LedgerUnavailable: no checkpoint could be made. The sink is blocked only if the log itself is at fault.
         """
         with self._publishing:
-            return None if self._closed else self._checkpoint()
+            if self._closed:
+                return None
+            before = self.note
+            self._prepare()
+            rotated = self.note != before
+            note = self._checkpoint()
+            if house and not self._tidy:
+                self.keep_house()
+            return self.note if rotated else note
+
+    def keep_house(self) -> None:
+        """See to what is left of old lines, as the settings say; without the lock but for moments.
+
+        Raises:
+            LedgerUnavailable: something could not be done; it is tried again. Lines still go in.
+        """
+        self._tidy = True
 
     def close(self, reason: str = "shutdown") -> None:
         """Write `close`, settling dead peers if nobody else is alive; checkpoint; release the locks. Once is enough."""
@@ -165,14 +221,54 @@ class LedgerWriter(ABC):
                 return
             self._closed = True
             try:
-                with self._mutex:
+                with self._syncing, self._mutex:
                     self._say_goodbye(reason)
                 self._checkpoint()
+                if not self._tidy:
+                    self.keep_house()
             finally:
                 self.blocked, self._cause = True, "it was closed"
                 with self._mutex:
                     self._release()
                     self._locks.close()
+
+    def _in_turn(self, work: Callable[[], T]) -> T:
+        """Do what needs the append lock and may wait for the disk."""
+        while True:
+            try:
+                with self._mutex:
+                    if self._inside:
+                        return work()
+                    self._enter(wait=True)
+                    try:
+                        return work()
+                    finally:
+                        self._leave()
+            except NotNow:
+                with self._syncing:  # the other thread's is over
+                    continue
+
+    def _unblock(self) -> None:
+        self._append([])
+        self.blocked = False
+        self._cause = ""
+
+    def _prepare(self) -> None:
+        """Do what is due before a checkpoint and after a recovery; for a storage that has such things.
+
+        Raises:
+            LedgerUnavailable: through `_block`.
+        """
+        return
+
+    def _sync_to(self, size: int) -> None:
+        """Return when the first `size` lines are on the medium, without a sync if another one covered them."""
+        with self._syncing:
+            if self._hopeless:
+                raise LedgerUnavailable(self.path, self._hopeless)
+            if size > self._synced:
+                self._sync()
+                self._synced = max(self._synced, size)
 
     # -- the run -------------------------------------------------------------------------------------------------------
 
@@ -218,9 +314,15 @@ class LedgerWriter(ABC):
     def _opening(self, after: str, members: Mapping[str, Any]) -> Unsealed:
         """Return an `open` line; from it on lines carry our MAC."""
         self._chain.mac = Mac(self.secrets.mac) if self.secrets else None
+        self._members = members
         head = {"v": FORMAT_VERSION, "software": members["software"], "vkey": self.vkey}
         rest = {name: value for name, value in members.items() if name != "software"}
         return self._typed("open", {**head, "key_id": self._identity.key_id or None, "after": after, **rest})
+
+    def _reopening(self) -> Unsealed:
+        """Return the `open` line that goes on with our run in another file."""
+        members = {name: self._members.get(name) for name in _STANDING}
+        return self._opening("replaced", members)._replace(of=self._run)
 
     def _say_goodbye(self, reason: str) -> None:
         """Write `close`. Whoever is alone also says who died without one, and which requests nobody will answer."""
@@ -254,8 +356,9 @@ class LedgerWriter(ABC):
     def _checkpoint(self) -> str | None:
         """Sign synced state only: lock, take size and root, unlock, sync, sign, lock, replace the sidecar, unlock."""
         try:
-            with self._mutex:
-                taken = self._snapshot()
+            if self.blocked:
+                raise LedgerUnavailable(self.path, self._cause)
+            taken = self._in_turn(self._snapshot)
             if taken is None or self._adopt(taken):
                 return None
             self._sign(taken, holding=False)
@@ -263,24 +366,26 @@ class LedgerWriter(ABC):
             raise LedgerUnavailable(self.path, f"no checkpoint: {error.strerror or error}") from error
         return self.note
 
-    def first_checkpoint(self) -> None:
-        """Sign the state at once; for a creation, which holds the lock."""
+    def sign_now(self) -> None:
+        """Sync, sign and publish the present state; for who holds the append lock.
+
+        Raises:
+            OSError: the note is not there.
+            LedgerUnavailable: the sync failed.
+        """
+        if not self._note_syncs:
+            self._sync_to(self._chain.size)  # before the state is taken: a rescue adds a line to it
         self._sign(Checkpoint(self.origin, self._chain.size, self._chain.tree.root()), holding=True)
 
     def _snapshot(self) -> Checkpoint | None:
-        if self.blocked:
-            raise LedgerUnavailable(self.path, self._cause)
-        self._enter(wait=True)
-        try:
-            self._append([])
-            if self._chain.size <= self._signed.size:
-                return None
-            return Checkpoint(self.origin, self._chain.size, self._chain.tree.root())
-        finally:
-            self._leave()
+        self._append([])
+        if self._chain.size <= self._signed.size:
+            return None
+        return Checkpoint(self.origin, self._chain.size, self._chain.tree.root())
 
     def _sign(self, taken: Checkpoint, holding: bool) -> None:
-        self._sync()
+        if not self._note_syncs:
+            self._sync_to(taken.size)
         note = signed_note(taken, self._identity.key)
         self._keep(taken, note)
         temporary = self._sidecar.prepare(note)
@@ -289,7 +394,8 @@ class LedgerWriter(ABC):
                 self._publish(taken, note, temporary)
             else:
                 with self._mutex:
-                    self._locks.acquire(wait=True)
+                    if not self._locks.acquire_within(self._lock_wait_s):
+                        raise OSError(errno.ETIMEDOUT, LOCKED.format(self._lock_wait_s))
                     try:
                         self._publish(taken, note, temporary)
                     finally:

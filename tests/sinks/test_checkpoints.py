@@ -208,8 +208,9 @@ def test_no_checkpoint_without_a_log(tmp_path: Path) -> None:
     """A blocked sink signs nothing."""
     sink = start(tmp_path)
     Path(sink.path).unlink()
+    Path(sink.path).write_text("something else\n")
 
-    with pytest.raises(LedgerUnavailable, match="deleted"):
+    with pytest.raises(LedgerUnavailable, match="another file"):
         sink.checkpoint()
 
     assert sink.blocked

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import QuickFiles
-from ledgers import SECRET, STAMP, appended, check, crash, exchange, lines, request, settings, start, verdict
+from ledgers import SECRET, STAMP, Sink, appended, check, crash, exchange, lines, request, settings, start, verdict
 
 from mcp_audit.errors import LedgerRefused, LedgerUnavailable
 from mcp_audit.ledger.chain import Chain, Mac
+from mcp_audit.ledger.scan import Scanner
 from mcp_audit.ledger.sqlite_schema import SCHEMA
 from mcp_audit.sinks.opening import open_ledger
 from mcp_audit.sinks.stamp import Stamp
@@ -240,3 +243,127 @@ def test_the_write_ahead_log_is_emptied_into_the_database(tmp_path: Path) -> Non
     sink.close()
     assert len(lines(sink.path)) == 602
     assert STAMP.id()
+
+
+# -- durability --------------------------------------------------------------------------------------------------------
+
+
+class FailingSyncs(QuickFiles):
+    """Fails one statement as SQLite does when it cannot sync; syncs that are asked of us are noted."""
+
+    def __init__(self) -> None:
+        self.fail = ""
+        self.synced: list[str] = []
+        self.statements: list[str] = []
+        self._names: dict[int, str] = {}
+
+    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+        fd = super().open(path, flags, mode)
+        self._names[fd] = os.path.basename(path)
+        return fd
+
+    def sync(self, fd: int) -> None:
+        self.synced.append(self._names[fd])
+        if self.fail == self._names[fd]:
+            raise OSError(5, "Input/output error")
+
+    def connect(self, path: str) -> sqlite3.Connection:
+        files = self
+
+        class Failing(sqlite3.Connection):
+            def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+                files.statements.append(sql)
+                if files.fail and sql == files.fail:
+                    error = sqlite3.OperationalError("disk I/O error")
+                    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+                    raise error
+                return super().execute(sql, *parameters)
+
+        return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=0, factory=Failing)
+
+
+@pytest.mark.parametrize(("durability", "mode"), [("write", "1"), ("fsync", "2")])
+def test_commits_sync_if_they_have_to(tmp_path: Path, durability: str, mode: str) -> None:
+    """NORMAL or FULL, in a new database and in one that is gone on with."""
+    for _ in range(2):
+        sink = start(tmp_path, "sqlite", durability=durability)
+        assert sink.durable is (durability == "fsync")
+        assert str(sink._connection.execute("PRAGMA synchronous").fetchone()[0]) == mode  # type: ignore[union-attr]
+        sink.close()
+
+
+def test_a_sync_reaches_the_write_ahead_log(tmp_path: Path) -> None:
+    """Under `write` it holds what no commit has synced; under `fsync` each did, so that nothing is left to do."""
+    files = FailingSyncs()
+    sink = start(tmp_path, "sqlite", files=files)
+    appended(sink, exchange())
+    files.synced.clear()
+    sink.sync()
+    sink.sync()
+    sink.close()
+    assert files.synced.count("audit.db-wal") == 1
+
+    files = FailingSyncs()
+    sink = start(tmp_path, "sqlite", files=files, durability="fsync")
+    appended(sink, exchange())
+    sink.sync()
+    sink.close()
+    assert "audit.db-wal" not in files.synced
+
+
+@pytest.mark.parametrize(
+    ("durability", "statement", "attempt"),
+    [
+        pytest.param("fsync", "COMMIT", lambda sink: sink.append([exchange("lost")]), id="commit"),
+        pytest.param("write", "PRAGMA wal_checkpoint(PASSIVE)", lambda sink: sink.checkpoint(), id="checkpoint"),
+        pytest.param("write", "audit.db-wal", lambda sink: sink.sync(), id="write-ahead-log"),
+    ],
+)
+def test_a_failed_sync_is_never_believed_again(
+    tmp_path: Path, durability: str, statement: str, attempt: Callable[[Sink], object]
+) -> None:
+    """The next one would succeed and lie: blocked until a restart, which reads what is there."""
+    files = FailingSyncs()
+    sink = start(tmp_path, "sqlite", files=files, durability=durability)
+    appended(sink, exchange("kept"))
+    sink.checkpoint()
+    appended(sink, exchange("last"))
+    files.fail = statement
+    with pytest.raises(LedgerUnavailable, match=r"could not be synced.*restart"):
+        attempt(sink)
+    files.fail = ""
+    files.statements.clear()
+    files.synced.clear()
+
+    for again in (sink.recover, sink.sync, sink.checkpoint, lambda: sink.append([exchange()]), sink.close):
+        with pytest.raises(LedgerUnavailable):
+            again()
+
+    assert "COMMIT" not in files.statements
+    assert not files.synced
+    start(tmp_path, "sqlite").close()
+    texts = [line["params"]["text"] for line in lines(sink.path) if "type" not in line]
+    assert texts == ["kept", "last"]
+    assert verdict(sink.path) == "INTACT"
+
+
+def test_a_start_reads_large_rows_a_few_at_a_time(tmp_path: Path) -> None:
+    """Memory holds some megabytes of them, however long the log is."""
+    sink = start(tmp_path, "sqlite", files=QuickFiles())
+    for _ in range(12):
+        appended(sink, exchange("x" * 1_000_000))
+    sink.close()
+    fed: list[int] = []
+    feed_rows = Scanner.feed_rows
+
+    def watched(scanner: Scanner, rows: Iterable[tuple[int, bytes]]) -> None:
+        held = list(rows)
+        fed.append(sum(len(line) for _, line in held))
+        feed_rows(scanner, held)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scanner, "feed_rows", watched)
+        start(tmp_path, "sqlite", files=QuickFiles()).close()
+
+    assert sum(fed) > 12_000_000
+    assert max(fed) < 6_000_000
