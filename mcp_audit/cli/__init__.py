@@ -21,10 +21,13 @@ COMMANDS = {
     "run": "put the proxy between a client and a server (the default command)",
     "demo": "record a real session against a bundled server, then verify it",
     "verify": "decide whether a ledger is intact",
+    "prove": "make a proof of one entry that convinces without the ledger",
+    "check-proof": "check such a proof with nothing but the log's public key",
     "query": "filtered entries, newest first",
     "show": "one entry in full",
     "tail": "the newest entries; -f follows",
     "stats": "counts, error rates and latencies per tool",
+    "export": "write the ledger's lines elsewhere, byte for byte",
     "config": "check, show or explain the configuration",
     "keygen": "make a log key, a secret or a client token",
 }
@@ -45,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _unknown(arguments[0])
     else:
         name = "run"
-    module = importlib.import_module(f"mcp_audit.cli.{name}")
+    module = importlib.import_module(f"mcp_audit.cli.{name.replace('-', '_')}")
     parser = _Parser(
         prog=f"mcp-audit {name}",
         description=module.__doc__,

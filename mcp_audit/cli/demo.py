@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mcp_audit.demo.client import Client, ServerGone
-from mcp_audit.ledger.reader import read
+from mcp_audit.ledger.reading.reader import read
 
 __all__ = ["add_arguments", "run"]
 

@@ -11,8 +11,9 @@ from typing import TypedDict, cast
 from mcp_audit.cli.terminal import safe
 from mcp_audit.errors import ConfigError
 
-__all__ = ["Filters", "add_filters", "chosen", "notice", "when"]
+__all__ = ["LOG_HELP", "Filters", "add_filters", "chosen", "notice", "when"]
 
+LOG_HELP = "a ledger: JSONL, gzip or SQLite; archives beside it are found, an archive is read alone"
 _AGO = re.compile(r"(\d{1,9})\s*(s|m|h|d|w)")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _NAMES = ("method", "tool", "client", "server", "outcome", "credential", "grep")

@@ -3,6 +3,10 @@
 Each exchange is one entry; a request that nobody answered is one, too, with the outcome of its orphan line or `open`.
 jsonl in a pipe prints answered entries byte for byte as the ledger has them. Nothing is verified here: see `verify`.
 
+Looking for names or times in a large JSONL ledger makes an index beside it (LOG.index), which later queries use. The
+lines it leads to are compared with it, but whoever may write there could make one that leaves lines out: --no-index
+reads the ledger itself.
+
 example: mcp-audit query audit.jsonl --tool 'delete_*' --outcome denied --since 2h
 """
 
@@ -17,10 +21,12 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from mcp_audit.cli.filters import add_filters, chosen, notice
+from mcp_audit.cli.filters import LOG_HELP, add_filters, chosen, notice
+from mcp_audit.cli.progress import progress_of
 from mcp_audit.cli.terminal import on_terminal, print_table
 from mcp_audit.errors import ConfigError
-from mcp_audit.ledger.reader import Record, read
+from mcp_audit.ledger.reading.lookup import Use
+from mcp_audit.ledger.reading.reader import NO_SEQ, Record, read
 
 __all__ = ["add_arguments", "run"]
 
@@ -34,7 +40,7 @@ _CSV = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `query`."""
-    parser.add_argument("logs", metavar="LOG", nargs="+", help="a ledger: JSONL, gzip or SQLite")
+    parser.add_argument("logs", metavar="LOG", nargs="+", help=LOG_HELP)
     add_filters(parser)
     parser.add_argument(
         "--limit",
@@ -43,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"at most N entries; 0: all (default: {_TABLE_LIMIT} in a table, else all)",
     )
     parser.add_argument("--format", choices=("table", "json", "jsonl", "csv"), default="table")
+    parser.add_argument("--no-index", action="store_true", help="read the ledger alone, and leave no index beside it")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,12 +58,17 @@ def run(args: argparse.Namespace) -> int:
     if limit < 0:
         raise ConfigError("", f"must be 0 (all) or more, got {limit}", "--limit")
     filters = chosen(args)
-    streams = [read(path, newest_first=True, on_notice=notice, **filters) for path in args.logs]
-    records: Iterator[Record] = heapq.merge(*streams, key=_time, reverse=True)
-    shown = islice(records, limit) if limit else records
+    index: Use = "none" if args.no_index else "keep"
     printers = {"table": _print_table, "json": _print_json, "jsonl": _print_jsonl, "csv": _print_csv}
-    count = printers[args.format](shown)
-    if limit and count == limit and next(records, None) is not None:
+    with progress_of("index") as report:
+        streams = [
+            read(path, newest_first=True, index=index, on_notice=notice, on_progress=report, **filters)
+            for path in args.logs
+        ]
+        records: Iterator[Record] = heapq.merge(*streams, key=_time, reverse=True)
+        count = printers[args.format](islice(records, limit) if limit else records)
+        more = bool(limit) and count == limit and next(records, None) is not None
+    if more:
         print(f"mcp-audit: there are more; these are the newest {limit}. --limit 0 shows all", file=sys.stderr)
     elif count == 0:
         print("mcp-audit: no entry fits", file=sys.stderr)
@@ -72,6 +84,8 @@ def _print_table(records: Iterable[Record]) -> int:
 
 
 def _row(record: Record, columns: Iterable[str]) -> list[str]:
+    if record.seq == NO_SEQ:  # of the Go version: `show` finds it by its id
+        columns = [name if name != "seq" else "id" for name in columns]
     return [_cell(record.line.get(name)) for name in columns]
 
 

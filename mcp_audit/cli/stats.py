@@ -11,11 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from itertools import chain
 from typing import Any
 
-from mcp_audit.cli.filters import add_filters, chosen, notice
+from mcp_audit.cli.filters import LOG_HELP, add_filters, chosen, notice
+from mcp_audit.cli.progress import progress_of
 from mcp_audit.cli.terminal import print_table, safe
-from mcp_audit.ledger.reader import Record, read
+from mcp_audit.ledger.reading.lookup import Use
+from mcp_audit.ledger.reading.reader import Record, read
 
 __all__ = ["Group", "add_arguments", "percentile", "run"]
 
@@ -80,9 +83,10 @@ def percentile(counted: Counter[int], percent: int) -> int | None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `stats`."""
-    parser.add_argument("logs", metavar="LOG", nargs="+", help="a ledger: JSONL, gzip or SQLite")
+    parser.add_argument("logs", metavar="LOG", nargs="+", help=LOG_HELP)
     add_filters(parser)
     parser.add_argument("--format", choices=("table", "json"), default="table")
+    parser.add_argument("--no-index", action="store_true", help="read the ledger alone, and leave no index beside it")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,8 +95,13 @@ def run(args: argparse.Namespace) -> int:
     total = Group()
     first = last = ""
     filters = chosen(args)
-    for path in args.logs:
-        for record in read(path, newest_first=True, on_notice=notice, **filters):
+    index: Use = "none" if args.no_index else "keep"
+    with progress_of("index", "read") as report:
+        records = chain.from_iterable(
+            read(path, newest_first=True, index=index, on_notice=notice, on_progress=report, **filters)
+            for path in args.logs
+        )
+        for record in records:
             method, tool, outcome, stamp = (
                 _text(record, name) for name in ("method", "tool_name", "outcome", "timestamp")
             )

@@ -19,11 +19,14 @@ from contextlib import nullcontext
 from io import FileIO
 from typing import Any, Self
 
-from mcp_audit.cli.filters import notice
+from mcp_audit.cli.filters import LOG_HELP, notice
 from mcp_audit.cli.terminal import STYLES, on_terminal, safe, say
 from mcp_audit.errors import ConfigError
 from mcp_audit.ledger.evidence import CannotLook, is_sqlite, open_sqlite
-from mcp_audit.ledger.reader import Record, parse, raw_lines
+from mcp_audit.ledger.reading.lines import lines_forward
+from mcp_audit.ledger.reading.reader import NO_SEQ, Record, parse, raw_lines
+from mcp_audit.ledger.reading.segment_stream import FileMoved, files_of, opened
+from mcp_audit.ledger.segment_files import SegmentFile, look_at
 
 __all__ = ["Follower", "add_arguments", "run", "summary"]
 
@@ -34,7 +37,7 @@ _SHOWN_MEMBERS = ("reason", "after", "cause", "lost", "refused", "torn_bytes", "
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `tail`."""
-    parser.add_argument("log", metavar="LOG", help="a ledger: JSONL or SQLite")
+    parser.add_argument("log", metavar="LOG", help=LOG_HELP)
     parser.add_argument("-n", dest="count", metavar="N", type=int, default=10, help="how many entries (default: 10)")
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what is added; Ctrl-C ends it")
     parser.add_argument("--all", action="store_true", help="every line, requests included")
@@ -80,7 +83,7 @@ def _show(raw: bytes, args: argparse.Namespace, last: tuple[str, int]) -> tuple[
     if record is None:
         return last
     place = (str(record.line.get("log")), record.seq)
-    if place[0] == last[0] and place[1] <= last[1]:
+    if place[0] == last[0] and NO_SEQ < place[1] <= last[1]:
         return last
     if args.all or _wanted(raw):
         if args.format == "text":
@@ -108,7 +111,11 @@ def summary(record: Record) -> str:
 
 
 class Follower:
-    """What is added to a log from now on. `poll` never waits; a line is returned once it is whole."""
+    """What is added to a log from now on. `poll` never waits; a line is returned once it is whole.
+
+    A rotation, or several since the last poll, are followed file by file. A file that a tool or a rescue put in the
+    place of ours may repeat lines: who shows them knows their seqs.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -120,7 +127,7 @@ class Follower:
             self._seq = self._newest_seq()
             self.poll = self._poll_rows
         else:
-            self._file = self._open()
+            self._file, self._start = self._open()
             self._file.seek(_start_of_last_line(self._file))
             self.poll = self._poll_file
 
@@ -131,21 +138,50 @@ class Follower:
         if self._file is not None:
             self._file.close()
 
-    def _open(self) -> FileIO:
+    def _open(self) -> tuple[FileIO, int]:
+        """Open what stands at the path, and say with which seq it begins (-1: it does not say)."""
         try:
-            return FileIO(self._path)
+            file = FileIO(self._path)
+            try:
+                found = look_at(self._path)
+            except OSError:
+                file.close()
+                raise
         except OSError as error:
             raise CannotLook(self._path, error.strerror or str(error)) from error
+        ours = os.fstat(file.fileno())
+        same = found is not None and found.identity == (ours.st_dev, ours.st_ino)
+        return file, found.start if found is not None and same else -1
 
     def _poll_file(self) -> Iterator[bytes]:
         assert self._file is not None
         yield from self._read(self._file)
-        if self._replaced(self._file):
-            yield from self._read(self._file)
-            self._file.close()
-            self._file = self._open()
-            self._partial = b""
-            yield from self._read(self._file)
+        if not self._replaced(self._file):
+            return
+        yield from self._read(self._file)  # what came between the last look and the rotation
+        for archive in self._rotated_since():
+            try:
+                with opened(archive) as stream:
+                    yield from filter(None, lines_forward(stream))
+            except FileMoved:  # compressed at this moment: it has another name when we look again
+                return
+            self._start = archive.start
+        try:
+            file, start = self._open()
+        except CannotLook:  # between two renames
+            return
+        self._file.close()
+        self._file, self._start, self._partial = file, start, b""
+        yield from self._read(self._file)
+
+    def _rotated_since(self) -> list[SegmentFile]:
+        """Return the archives that came and went at the path while nobody looked."""
+        if self._start < 0:
+            return []
+        try:
+            return [file for file in files_of(self._path)[:-1] if file.start > self._start]
+        except CannotLook:
+            return []
 
     def _read(self, file: FileIO) -> Iterator[bytes]:
         while chunk := file.read(_CHUNK):
@@ -169,6 +205,9 @@ class Follower:
     def _poll_rows(self) -> Iterator[bytes]:
         try:
             with open_sqlite(self._path) as connection:
+                (newest,) = connection.execute("SELECT max(seq) FROM entries").fetchone()
+                if newest is not None and newest < self._seq:
+                    self._seq = -1  # another ledger stands at the path
                 rows = connection.execute("SELECT seq, line FROM entries WHERE seq > ? ORDER BY seq", (self._seq,))
                 for self._seq, line in rows:
                     yield line

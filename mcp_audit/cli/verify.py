@@ -7,6 +7,10 @@ Exit codes, the first that applies to any of the logs:
   4  intact, but it ends uncleanly: a run was not closed and no writer is alive, or bytes are torn past the checkpoint
   0  intact
 
+Archives beside a log are found, compressed ones too, and checked with it, several at the same time. An archive named
+as LOG is checked by itself, against the checkpoint of its own. --fast compares archives with the hashes that the log
+recorded of them, and reads only the active file line by line.
+
 MACs are checked with AUDIT_SECRET or AUDIT_SECRET_FILE and the secrets of --keyring, as far as they fit. Without
 --vkey the key beside the log is used, which proves nothing against somebody who can write there: pin it elsewhere.
 
@@ -20,12 +24,14 @@ import json
 import os
 import sys
 
+from mcp_audit.cli.legacy import verify_legacy
 from mcp_audit.cli.terminal import STYLES, progress_bar, safe, say
 from mcp_audit.errors import ConfigError
+from mcp_audit.ledger.checking.report import Report, Verdict
+from mcp_audit.ledger.checking.verifier import verify
 from mcp_audit.ledger.evidence import CannotLook
 from mcp_audit.ledger.keys import BadKey, check_secret, read_secret
-from mcp_audit.ledger.report import Report, Verdict
-from mcp_audit.ledger.verifier import verify
+from mcp_audit.ledger.segment_files import log_of_archive, segment_files
 
 __all__ = ["add_arguments", "run"]
 
@@ -38,17 +44,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keyring", metavar="FILE", help="secrets, one per line, found by the log's key_id")
     parser.add_argument("--no-mac", action="store_true", help="do not check MACs, even if a secret is at hand")
     parser.add_argument("--against", metavar="NOTE", help="an older note you kept: the log must extend it")
+    parser.add_argument("--fast", action="store_true", help="check archives by their recorded hash only")
     parser.add_argument("--strict", action="store_true", help="also check every line's JSON, members and pairing")
+    parser.add_argument("--jobs", metavar="N", type=_jobs, default=_cores(), help="processes at most (default: cores)")
+    parser.add_argument("--legacy", action="store_true", help="check signatures in logs of the Go program (0, 1, 2, 3)")
     parser.add_argument("--json", action="store_true", help="one JSON object per log and line")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.legacy:
+        return verify_legacy(args)
     vkeys = _vkeys(args.vkey) if args.vkey else []
     secrets = [] if args.no_mac else _secrets(args.keyring)
     against = _text(args.against, "--against") if args.against else None
     verdicts = set()
     for path in args.logs:
-        report = _check(path, vkeys, secrets, against, args.strict)
+        report = _check(path, vkeys, secrets, against, args)
         verdicts.add(report.verdict)
         if args.json:
             print(json.dumps(report.to_json()))
@@ -57,15 +68,44 @@ def run(args: argparse.Namespace) -> int:
     return next((verdict.value for verdict in _ORDER if verdict in verdicts), 0)
 
 
-def _check(path: str, vkeys: list[str], secrets: list[bytes], against: str | None, strict: bool) -> Report:
+def _check(path: str, vkeys: list[str], secrets: list[bytes], against: str | None, args: argparse.Namespace) -> Report:
     try:
-        size = os.path.getsize(path) if os.path.exists(path) else 0
-        with progress_bar(f"verify {os.path.basename(path)}", size) as progress:
-            return verify(path, vkeys=vkeys, secrets=secrets, against=against, strict=strict, progress=progress)
+        with progress_bar(f"verify {os.path.basename(path)}", _bytes_to_read(path)) as progress:
+            return verify(
+                path,
+                vkeys=vkeys,
+                secrets=secrets,
+                against=against,
+                strict=args.strict,
+                fast=args.fast,
+                jobs=args.jobs,
+                progress=progress,
+            )
     except CannotLook as error:
         if error.path == "--against":
             raise
         return Report(path, Verdict.UNREADABLE, str(error))
+
+
+def _bytes_to_read(path: str) -> int:
+    try:
+        if log_of_archive(path) is not None:
+            return os.path.getsize(path)
+        return sum(file.size for file in segment_files(path))
+    except OSError:  # the check itself says what is wrong
+        return 0
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of processes (1 to 1024)")
+    return int(text)
 
 
 def _vkeys(value: str) -> list[str]:

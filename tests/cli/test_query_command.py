@@ -6,11 +6,14 @@ import csv
 import io
 import json
 import re
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from ledger_forge import Forge, LogKey
+from rotated_forge import Rotated
 
 from mcp_audit.cli import main
 from mcp_audit.cli.filters import when
@@ -194,3 +197,74 @@ def test_times_that_are_none() -> None:
     """The message shows how to write one."""
     with pytest.raises(ConfigError, match="--since: '2 moons' is no time; write 2h"):
         when("2 moons", NOW, "--since")
+
+
+def test_an_index_is_kept_beside_a_large_log(
+    capsysbinary: pytest.CaptureFixture[bytes], log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made by the first query by name; not by --no-index, not for what needs none, not beside a small ledger."""
+    index = Path(f"{log}.index")
+    expected = query(capsysbinary, log, "--tool", "delete_*")
+    assert not index.exists()
+    monkeypatch.setattr("mcp_audit.ledger.reading.lookup._UNINDEXED", 0)
+    for arguments in (["--tool", "delete_*", "--no-index"], []):
+        query(capsysbinary, log, *arguments)
+        assert not index.exists()
+    assert query(capsysbinary, log, "--tool", "delete_*") == expected
+    assert index.exists()
+    assert query(capsysbinary, log, "--tool", "delete_*") == expected
+
+
+def test_a_damaged_index_is_said(
+    capsysbinary: pytest.CaptureFixture[bytes], log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link in its place: one sentence on stderr, and the answer all the same."""
+    monkeypatch.setattr("mcp_audit.ledger.reading.lookup._UNINDEXED", 0)
+    expected = query(capsysbinary, log, "--tool", "read_file", "--no-index")[0]
+    Path(f"{log}.index").symlink_to(log)
+    out, err = query(capsysbinary, log, "--tool", "read_file")
+    assert out == expected
+    assert "audit.jsonl.index: not used, the log is read instead" in err
+
+
+def test_archives_are_part_of_the_ledger(capsysbinary: pytest.CaptureFixture[bytes], tmp_path: Path) -> None:
+    """Entries of all files, newest first; an archive given by name is read alone."""
+    forge = Rotated()
+    forge.open()
+    forge.call()
+    forge.rotate(compress=True)
+    forge.call()
+    log = forge.write_files(tmp_path)
+
+    entries = json.loads(query(capsysbinary, log, "--format", "json")[0])
+    assert [entry["seq"] for entry in entries] == [5, 2]
+    archive = json.loads(query(capsysbinary, tmp_path / f"{forge.name(0)}.gz", "--format", "json")[0])
+    assert [entry["seq"] for entry in archive] == [2]
+
+
+def test_a_ledger_of_the_go_version(capsysbinary: pytest.CaptureFixture[bytes], tmp_path: Path) -> None:
+    """Its entries have no seq: the table shows the id that `show` takes."""
+    log = tmp_path / "audit.jsonl"
+    log.write_text(
+        '{"id":"01A","timestamp":"2026-05-25T12:34:56Z","direction":"client→server","method":"tools/call",'
+        '"tool_name":"x","result":{},"duration_ms":3}\n',
+        "utf-8",
+    )
+    row = query(capsysbinary, log, "--tool", "x")[0].splitlines()[1].split()
+    assert row == ["01A", "2026-05-25T12:34:56Z", "tools/call", "x", "answered", "3"]
+
+
+def test_a_database_of_the_go_version(capsysbinary: pytest.CaptureFixture[bytes], tmp_path: Path) -> None:
+    """The table `audit_entries` is read as the lines it stands for."""
+    with closing(sqlite3.connect(tmp_path / "audit.db")) as connection, connection:
+        columns = ("id", "timestamp", "direction", "method", "tool_name", "params", "error")
+        connection.execute(f"CREATE TABLE audit_entries ({', '.join(columns)})")
+        for number in (1, 2):
+            row = (f"0{number}", f"2026-05-25T12:34:5{number}Z", "client→server", "tools/call", "x", '{"n":1.10}', None)
+            connection.execute("INSERT INTO audit_entries VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    out = query(capsysbinary, tmp_path / "audit.db", "--format", "json", "--tool", "x")[0]
+    entries = json.loads(out)
+
+    assert [entry["id"] for entry in entries] == ["02", "01"]
+    assert entries[0]["params"] == {"n": 1.1}
+    assert entries[0]["direction"] == "client_to_server"

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ledger_forge import Forge
+from rotated_forge import Rotated
 
 from mcp_audit.cli import main
 from mcp_audit.cli.show import pretty
@@ -109,3 +110,51 @@ def test_pretty_json_is_the_same_json(value: object, ascii_only: bool) -> None:
 def test_pretty_takes_any_text(text: str) -> None:
     """A torn line is no reason to fail; nothing of it obeys."""
     assert "\x1b" not in pretty(text)
+
+
+def test_by_id(capsys: pytest.CaptureFixture[str], log: Path, forge: Forge) -> None:
+    """An error the proxy sent names the entry by its id: so does `show`."""
+    wanted = json.loads(forge.lines[3])["id"]
+    assert main(["show", str(log), wanted]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["seq"] == 3
+    assert "closed by seq 5 (orphan)" in err
+    assert main(["show", str(log), "01KSFJ33CR0QK2M0T3J5V7X9ZZ"]) == 2
+
+
+def test_an_id_in_a_payload_is_not_the_entry_s(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A client that sends another entry's id does not get found under it."""
+    forge = Forge()
+    forge.open()
+    forge.entry(params=b'{"id":"01WANTED"}')
+    forge.entry(id="01WANTED")
+    assert main(["show", str(forge.write(tmp_path / "audit.jsonl")), "01WANTED"]) == 0
+    assert json.loads(capsys.readouterr().out)["seq"] == 2
+
+
+def test_in_an_archive(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Entries of archives are found by seq and by id, and what closes them in a later file."""
+    forge = Rotated()
+    forge.open()
+    request = forge.entry("request")
+    forge.rotate(compress=True)
+    forge.entry(of=request)
+    log = forge.write_files(tmp_path)
+
+    for wanted in (str(request), json.loads(forge.lines[request])["id"]):
+        assert main(["show", str(log), wanted]) == 0
+        out, err = capsys.readouterr()
+        assert json.loads(out)["seq"] == request
+        assert "closed by seq 3 (exchange)" in err
+    assert main(["show", str(log), "99"]) == 2
+    assert "its entries are 0 to 3" in capsys.readouterr().err
+
+
+def test_an_entry_of_the_go_version(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """It has no seq and is found by its id."""
+    log = tmp_path / "audit.jsonl"
+    log.write_text(
+        '{"id":"01A","timestamp":"2026-05-25T12:34:56Z","direction":"client→server","method":"x"}\n', "utf-8"
+    )
+    assert main(["show", str(log), "01A"]) == 0
+    assert json.loads(capsys.readouterr().out)["id"] == "01A"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from ledger_forge import Forge
+from rotated_forge import Rotated
 
 from mcp_audit.cli import main
 from mcp_audit.cli.tail import Follower
@@ -145,3 +146,62 @@ def test_a_missing_log(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
     for arguments in ([], ["-f"]):
         assert main(["tail", str(tmp_path / "none"), *arguments]) == 2
         assert "No such file" in capsys.readouterr().err
+
+
+def test_follow_goes_through_rotations(tmp_path: Path) -> None:
+    """Two rotations between two looks, one of them compressed: every line once, in order."""
+    forge = Rotated()
+    forge.open()
+    log = forge.write_files(tmp_path)
+    with Follower(str(log)) as follower:
+        assert list(follower.poll()) == []
+        begun = len(forge.lines)
+        forge.call()
+        append(log, b"".join(forge.lines[begun:]))
+        log.rename(tmp_path / forge.name(0))
+        forge.rotate()
+        forge.call()
+        forge.rotate(compress=True)
+        forge.call()
+        (tmp_path / forge.name(0)).rename(tmp_path / "kept")
+        forge.write_files(tmp_path)
+        (tmp_path / "kept").rename(tmp_path / forge.name(0))
+
+        assert [line + b"\n" for line in follower.poll()] == forge.lines[begun:]
+        forge.call()
+        append(log, b"".join(forge.lines[-2:]))
+        assert [line + b"\n" for line in follower.poll()] == forge.lines[-2:]
+
+
+def test_follow_waits_between_two_renames(tmp_path: Path, forge: Forge) -> None:
+    """For a moment there is no file at the path: that is no end, and nothing is missed."""
+    log = forge.write(tmp_path / "audit.jsonl")
+    with Follower(str(log)) as follower:
+        log.rename(tmp_path / "audit.jsonl.20260610T214605Z")
+        assert list(follower.poll()) == []
+        (tmp_path / "audit.jsonl.20260610T214605Z").rename(log)
+        forge.call()
+        append(log, b"".join(forge.lines[-2:]))
+        assert [line + b"\n" for line in follower.poll()] == forge.lines[-2:]
+
+
+def test_follow_a_database_that_is_replaced(tmp_path: Path, forge: Forge) -> None:
+    """A new ledger at the path begins at seq 0 again."""
+    database = forge.write_sqlite(tmp_path / "audit.db")
+    with Follower(str(database)) as follower:
+        assert list(follower.poll()) == []
+        other = Forge(origin="other/log")
+        other.open()
+        other.write_sqlite(database)
+        assert [line + b"\n" for line in follower.poll()] == other.lines
+
+
+def test_entries_of_the_go_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They have no seq; all of them are shown."""
+    log = tmp_path / "audit.jsonl"
+    line = (
+        '{"id":"%s","timestamp":"2026-05-25T12:34:56Z","direction":"client→server","method":"tools/call","result":{}}\n'
+    )
+    log.write_text(line % "01A" + line % "01B", "utf-8")
+    assert main(["tail", str(log)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2

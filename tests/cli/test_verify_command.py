@@ -6,7 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
-from ledger_forge import KEY, ORIGIN, OTHER_KEY, SECRET, closed_log, running_log, scrub_environment
+from ledger_forge import (
+    KEY,
+    ORIGIN,
+    OTHER_KEY,
+    SECRET,
+    closed_log,
+    rotated_log,
+    running_log,
+    scrub_environment,
+)
 
 from mcp_audit.cli import main
 
@@ -157,3 +166,41 @@ def test_a_log_cannot_write_on_the_terminal(capsys: pytest.CaptureFixture[str], 
     assert "\x1b" not in out
     assert "\u202e" not in out
     assert "\\u001b[2J\\u202eINTACT" in out
+
+
+def test_archives(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A line for each file, in the order of their entries; a missing one is a line, too, with what it held."""
+    forge = rotated_log()
+    log = forge.write(tmp_path / "audit.jsonl")
+    code, out, _ = verify(capsys, log, "--jobs", "1")
+    first, second = (item.name for item in forge.archives)
+    assert code == 0
+    assert [line.split()[:4] for line in out.splitlines()[:3]] == [
+        ["ok", first, "seq", "0-4"],
+        ["ok", second, "seq", "5-9"],
+        ["ok", "audit.jsonl", "seq", "10-15"],
+    ]
+    assert "3 of 3 files valid" in out
+    assert verify(capsys, log, "--fast")[0] == 0
+    assert verify(capsys, tmp_path / second)[0] == 0
+
+    (tmp_path / first).unlink()
+    code, out, _ = verify(capsys, log, "--json")
+    report = json.loads(out)
+    assert (code, report["verdict"]) == (1, "TAMPERED")
+    assert report["files"][0] == {
+        "name": first,
+        "status": "FAIL",
+        "first": 0,
+        "last": 4,
+        "bytes": 0,
+        "reason": "seq 0 to 4 are missing, and no prune line lets them go",
+    }
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "two"])
+def test_how_many_processes(capsys: pytest.CaptureFixture[str], log: Path, jobs: str) -> None:
+    """At least one."""
+    with pytest.raises(SystemExit):
+        verify(capsys, log, f"--jobs={jobs}")
+    assert "is no number of processes" in capsys.readouterr().err
