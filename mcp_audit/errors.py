@@ -7,7 +7,8 @@ McpAuditError
 ├── NotStrictJson        bytes that RFC 8259 does not allow
 ├── UpstreamStartError   the upstream command cannot be started             (exit 127 or 126)
 └── LedgerError
-    ├── LedgerRefused    the log is tampered with or cannot be judged       (exit 1 or 3)
+    ├── LedgerFileError  something is wrong with one file of a log; also CannotLook, CannotProve, CannotWrite
+    │   └── LedgerRefused   the log is tampered with or cannot be judged   (exit 1 or 3)
     └── LedgerUnavailable   the log takes no entry now; it may later
 """
 
@@ -19,6 +20,7 @@ __all__ = [
     "ConfigError",
     "ConfigErrors",
     "LedgerError",
+    "LedgerFileError",
     "LedgerRefused",
     "LedgerUnavailable",
     "McpAuditError",
@@ -120,17 +122,22 @@ class LedgerError(McpAuditError):
     """The ledger cannot be used."""
 
 
-class LedgerRefused(LedgerError):
-    """The ledger must not be appended to: 1 it was tampered with, 3 it cannot be judged, 2 it cannot be opened."""
+class LedgerFileError(LedgerError):
+    """Something is wrong with the file at `path`; an exit code given here counts instead of the class's."""
 
-    def __init__(self, path: str, problem: str, exit_code: int) -> None:
+    def __init__(self, path: str, problem: str, exit_code: int | None = None) -> None:
         super().__init__(path, problem, exit_code)
         self.path = path
         self.problem = problem
-        self.exit_code = exit_code
+        if exit_code is not None:
+            self.exit_code = exit_code
 
     def __str__(self) -> str:
         return f"{self.path}: {self.problem}"
+
+
+class LedgerRefused(LedgerFileError):
+    """The ledger must not be appended to: 1 it was tampered with, 3 it cannot be judged, 2 it cannot be opened."""
 
 
 class LedgerUnavailable(LedgerError):

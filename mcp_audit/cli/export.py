@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from mcp_audit.cli.filters import notice
 from mcp_audit.cli.progress import progress_of
-from mcp_audit.errors import ConfigError, LedgerError
+from mcp_audit.errors import ConfigError, LedgerFileError
 from mcp_audit.export import FORMATS, Part, parts_of
 from mcp_audit.ledger.segment_files import log_of_archive
 
@@ -27,16 +27,8 @@ __all__ = ["CannotWrite", "add_arguments", "run"]
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
-class CannotWrite(LedgerError):
+class CannotWrite(LedgerFileError):
     """The export cannot be written there."""
-
-    def __init__(self, path: str, problem: str) -> None:
-        super().__init__(path, problem)
-        self.path = path
-        self.problem = problem
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.problem}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

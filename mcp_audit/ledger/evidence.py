@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Protocol, cast
 from urllib.parse import quote
 
-from mcp_audit.errors import LedgerError
+from mcp_audit.errors import LedgerFileError
 from mcp_audit.ledger.damage import TAIL
 from mcp_audit.ledger.scan import Scanner
 
@@ -47,18 +47,10 @@ _SETTLE_TRIES = 10
 _MAX_NOTE = 1 << 20
 
 
-class CannotLook(LedgerError):
+class CannotLook(LedgerFileError):
     """A log cannot be read at all: nothing there, no permission, not a log."""
 
     exit_code = 2
-
-    def __init__(self, path: str, problem: str) -> None:
-        super().__init__(path, problem)
-        self.path = path
-        self.problem = problem
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.problem}"
 
 
 class Digest(Protocol):

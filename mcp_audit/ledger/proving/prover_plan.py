@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from mcp_audit.errors import LedgerError
+from mcp_audit.errors import LedgerFileError
 from mcp_audit.ledger.checkpoint import BadNote, Checkpoint, open_note
 from mcp_audit.ledger.damage import TAIL
 from mcp_audit.ledger.evidence import CannotLook, is_sqlite, look_beside, open_bytes, open_sqlite, small_text
@@ -29,17 +29,8 @@ __all__ = ["CannotProve", "Plan", "plan", "rows_of", "searched_bytes", "seq_of"]
 _TELL_BYTES = 1 << 20
 
 
-class CannotProve(LedgerError):
+class CannotProve(LedgerFileError):
     """An entry cannot be proved: 1 the log is not what was signed, 2 there is no such entry, 3 nothing covers it."""
-
-    def __init__(self, path: str, problem: str, exit_code: int) -> None:
-        super().__init__(path, problem, exit_code)
-        self.path = path
-        self.problem = problem
-        self.exit_code = exit_code
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.problem}"
 
 
 @dataclass(frozen=True, slots=True)
