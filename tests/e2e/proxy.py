@@ -49,7 +49,8 @@ def environment(**more: str) -> dict[str, str]:
 def command(folder: Path, server: Sequence[str], config: str = NEUTRAL, *options: str) -> list[str]:
     """Return the proxy's command line around a server command; the ledger is `folder`/audit.jsonl."""
     settings = folder / "config.yaml"
-    settings.write_text(config)
+    if not settings.exists() or settings.read_text() != config:  # else a peer may be reading it
+        settings.write_text(config)
     log = () if "--storage" in options else ("--log", str(folder / "audit.jsonl"))
     return [sys.executable, "-m", "mcp_audit", "--config", str(settings), *log, *options, "--", *server]
 

@@ -1,105 +1,173 @@
-"""A ledger that takes nothing: calls are refused, answers under way are owned up to, and it comes back by itself."""
+"""A disk that is full: calls are refused, answers under way are owned up to, and the ledger comes back by itself."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
+import resource
+import signal
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from proxy import ECHO, NEUTRAL, call, entries, python, running, verified
+from fakes import QuickFiles
+from host import tmpfs
+from launch import Zygote
+from ledgers import exchange, start
+from rows import Seen, lines_of, recorded, row
+
+from mcp_audit.errors import LedgerUnavailable
+
+IMPATIENT = "audit: {block_timeout_ms: 100, checkpoint_interval_ms: 50}\n"
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root on Linux")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], check=False, capture_output=True
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"this machine mounts no tmpfs: {mounted.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+@contextmanager
+def room(path: Path, extra: int) -> Iterator[None]:
+    """Let files of this process grow to the size of `path` and `extra` bytes more."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + extra, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def ask(proxy: subprocess.Popen[bytes], id_: int, text: str) -> dict[str, object]:
-    """Make one call and return its answer."""
-    assert proxy.stdin is not None
-    assert proxy.stdout is not None
-    proxy.stdin.write(call(id_, text=text))
-    proxy.stdin.flush()
-    answer: dict[str, object] = json.loads(proxy.stdout.readline())
-    return answer
+def limit(pid: int, path: Path, extra: int | None) -> None:
+    """Set or lift the limit of a running process."""
+    assert sys.platform == "linux"
+    size = resource.RLIM_INFINITY if extra is None else path.stat().st_size + extra
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-def test_a_full_disk_refuses_calls_and_recovers_without_a_restart(small_disk: Path) -> None:
-    """Refused with -32031 and executed: false; after space returns calls pass, and a `blocked` line tells the cost."""
-    (small_disk / "ballast").write_bytes(b"x" * 100_000)
-    with running(
-        small_disk, python(ECHO), NEUTRAL + "audit: {block_timeout_ms: 100}\n", stderr=subprocess.PIPE
-    ) as proxy:
-        assert proxy.stdin is not None
-        passed: list[int] = []
-        refused: list[dict[str, object]] = []
-        for n in range(200):
-            answer = ask(proxy, n, "x" * 2000)
-            if "result" in answer:
-                passed.append(n)
-            else:
-                refused.append(answer)
-                if len(refused) == 3:
-                    break
-        assert passed
-        assert [answer["error"]["code"] for answer in refused] == [-32031] * 3  # type: ignore[index]
-        assert refused[-1]["error"]["data"]["executed"] is False  # type: ignore[index]
-        (small_disk / "ballast").unlink()
-        later = next(n for n in range(1000, 100_000) if "result" in ask(proxy, n, "y"))
-        proxy.stdin.close()
-        assert proxy.wait(20) == 0
+@row(
+    "a write stops at every byte of a batch (EFBIG in place of ENOSPC)",
+    by="`RLIMIT_FSIZE`, SIGXFSZ ignored, lifted after each failure; sinks in process",
+    proxy="counts the whole lines before the cut as written, blocks, mends the torn one, goes on without a restart",
+    verify="INTACT",
+)
+@pytest.mark.parametrize("storage", ["jsonl", "sqlite"])
+def test_a_file_that_may_not_grow_stops_a_batch_anywhere(tmp_path: Path, seen: Seen, storage: str) -> None:
+    """Each line is in the log exactly if the sink said so, whichever byte was the last one."""
+    assert signal.getsignal(signal.SIGXFSZ) is signal.SIG_IGN
+    sink = start(tmp_path, storage, files=QuickFiles(), origin="o", software="t")
+    log = Path(sink.path)
+    growing = log if storage == "jsonl" else Path(f"{log}-wal")
+    before = growing.stat().st_size
+    kept = [f"probe-{n}" for n in range(3)]
+    assert sink.append([exchange(text) for text in kept])
+    length = growing.stat().st_size - before
+    step = 1 if storage == "jsonl" else 97
+    for extra in range(0, length, step):
+        texts = [f"{extra}-{n}" for n in range(3)]
+        with room(growing, extra), pytest.raises(LedgerUnavailable) as unavailable:
+            sink.append([exchange(text) for text in texts])
+        kept += texts[: len(unavailable.value.appended)]
+        sink.recover()
+        assert sink.append([exchange(f"{extra}-after")])
+        kept.append(f"{extra}-after")
+    sink.close()
 
-    lines = entries(small_disk)
-    recorded = {line["request_id"] for line in lines if line.get("outcome") == "answered"}
-    assert {str(n) for n in passed} | {str(later)} <= recorded
-    blocked = [line for line in lines if line.get("type") == "blocked"]
+    seen.check(log)
+    found = [line["params"]["text"] for line in lines_of(log) if "params" in line]
+    assert found == kept
+    seen.keeps(kept, found)
+
+
+@row(
+    "the log of a running proxy may not grow",
+    by="`prlimit` on the process at several sizes, lifted each time after a refusal",
+    proxy="refuses calls (executed: false), withholds what it cannot record, recovers within a second",
+    verify="INTACT",
+)
+def test_a_running_proxy_comes_back_each_time(tmp_path: Path, seen: Seen, zygote: Zygote) -> None:
+    """No restart, and a `blocked` line for each time."""
+    log = tmp_path / "audit.jsonl"
+    with zygote.start(tmp_path, IMPATIENT) as proxy:
+        assert proxy.works("first")
+        for extra in (0, 1, 200, 500, 900):
+            limit(proxy.pid, log, extra)
+            numbers = iter(range(100))
+            while proxy.works(f"{extra}-{next(numbers)}"):
+                pass
+            limit(proxy.pid, log, None)
+            proxy.works_again(f"{extra}-later")
+        assert proxy.end() == 0
+
+    seen.check(log)
+    seen.keeps(proxy.answered, recorded(log))
+    assert len([line for line in lines_of(log) if line.get("type") == "blocked"]) == 5
+    assert {refusal["error"]["code"] for refusal in proxy.refused} == {-32031}
+
+
+@pytest.fixture(params=["64k", "256k"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A small file system, most of it taken by a file that can be removed."""
+    with tmpfs(tmp_path / "small", request.param) as small:
+        (small / "ballast").write_bytes(b"x" * (int(request.param[:-1]) * 1024 // 4))
+        yield small
+
+
+@row(
+    "the disk is full (ENOSPC)",
+    by="tmpfs of 64 and 256 KiB with a file on it that is removed later; calls until it is full",
+    proxy="refuses with -32031, executed: false; goes on without a restart and tells the cost in `blocked`",
+    verify="INTACT",
+)
+def test_a_full_disk_refuses_calls_and_recovers_without_a_restart(disk: Path, seen: Seen, zygote: Zygote) -> None:
+    """Every call that was answered is recorded, every request is closed."""
+    log = disk / "audit.jsonl"
+    with zygote.start(disk, IMPATIENT) as proxy:
+        for n in range(400):
+            if not proxy.works(n, text="x" * 500) and len(proxy.refused) == 3:
+                break
+        assert proxy.answered
+        assert [refusal["error"]["code"] for refusal in proxy.refused] == [-32031] * 3
+        assert proxy.refused[-1]["error"]["data"]["executed"] is False
+        (disk / "ballast").unlink()
+        proxy.works_again("later")
+        assert proxy.end() == 0
+
+    found = lines_of(log)
+    blocked = [line for line in found if line.get("type") == "blocked"]
     assert len(blocked) == 1
     assert blocked[0]["refused"] >= 2
-    asked = [line["seq"] for line in lines if line.get("type") == "request"]
-    assert sorted(line["of"] for line in lines if "of" in line and line.get("type") != "close") == asked
-    assert verified(small_disk) == 0
+    asked = [line["seq"] for line in found if line.get("type") == "request"]
+    assert sorted(line["of"] for line in found if "of" in line and line.get("type") != "close") == asked
+    seen.check(log)
+    seen.keeps(proxy.answered, recorded(log))
 
 
-def test_an_answer_whose_entry_cannot_be_written_is_withheld_and_owned_up_to(small_disk: Path) -> None:
-    """The call was executed: its requester is told so, and the line follows, marked `withheld`."""
+@row(
+    "the disk fills while a call is under way",
+    by="the called tool itself fills a tmpfs, then answers",
+    proxy="withholds the answer, says executed: true, and appends the line, marked `withheld`, when space returns",
+    verify="INTACT",
+)
+def test_an_answer_whose_entry_cannot_be_written_is_withheld_and_owned_up_to(
+    disk: Path, seen: Seen, zygote: Zygote
+) -> None:
+    """The call was executed: its requester is told so, and the line follows."""
     fill = (
         "import sys, json, os\n"
         "for line in sys.stdin:\n"
         "    m = json.loads(line)\n"
-        "    if m['params']['arguments']['text'] == 'fill':\n"
-        f"        fd = os.open({str(small_disk / 'ballast')!r}, os.O_WRONLY | os.O_CREAT)\n"
+        "    if m['params']['arguments'].get('text') == 'fill':\n"
+        f"        fd = os.open({str(disk / 'ballast')!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)\n"
         "        try:\n"
         "            while True: os.write(fd, b'x' * 4096)\n"
         "        except OSError: os.close(fd)\n"
-        "    print(json.dumps({'jsonrpc': '2.0', 'id': m['id'], 'result': {'big': 'z' * 9000}}), flush=True)\n"
+        "    print(json.dumps({'jsonrpc': '2.0', 'id': m['id'], 'result': {'big': 'z' * 5000}}), flush=True)\n"
     )
-    with running(
-        small_disk, python(fill), NEUTRAL + "audit: {block_timeout_ms: 100}\n", stderr=subprocess.PIPE
-    ) as proxy:
-        assert proxy.stdin is not None
-        assert "result" in ask(proxy, 1, "ok")
-        withheld = ask(proxy, 2, "fill")
-        assert withheld["error"]["data"]["executed"] is True  # type: ignore[index]
-        (small_disk / "ballast").unlink()
-        assert next(n for n in range(1000, 100_000) if "result" in ask(proxy, n, "y"))
-        proxy.stdin.close()
-        assert proxy.wait(20) == 0
+    log = disk / "audit.jsonl"
+    with zygote.start(disk, IMPATIENT, server=[sys.executable, "-c", fill]) as proxy:
+        assert proxy.works("1")
+        withheld = proxy.ask("2", text="fill")
+        assert withheld["error"]["data"]["executed"] is True
+        (disk / "ballast").unlink()
+        proxy.works_again("later")
+        assert proxy.end() == 0
 
-    line = next(line for line in entries(small_disk) if "withheld" in line.get("marks", ()))
-    assert (line["request_id"], line["id"]) == ("2", withheld["error"]["data"]["entry_id"])  # type: ignore[index]
-    assert verified(small_disk) == 0
+    line = next(line for line in lines_of(log) if "withheld" in line.get("marks", ()))
+    assert (line["request_id"], line["id"]) == ("2", withheld["error"]["data"]["entry_id"])
+    seen.check(log)
+    seen.keeps(proxy.answered, recorded(log))

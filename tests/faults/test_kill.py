@@ -2,59 +2,90 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import select
-import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from proxy import ECHO, NEUTRAL, call, converse, entries, python, running, verified
+from launch import Zygote, launch
+from rows import Seen, lines_of, recorded, row
 
 
-def answered_until_killed(folder: Path, run: int, after: int, options: tuple[str, ...]) -> set[str]:
-    """Keep calls in flight, kill the proxy after some answers, and return the ids that were answered."""
-    ids: set[str] = set()
-    with running(folder, python(ECHO), NEUTRAL, *options, stderr=subprocess.DEVNULL) as proxy:
-        assert proxy.stdin is not None
-        assert proxy.stdout is not None
-        sent, got = 0, b""
-        os.set_blocking(proxy.stdin.fileno(), False)
-        while got.count(b"\n") < after:
-            ready, writable, _ = select.select([proxy.stdout], [proxy.stdin], [], 10)
-            assert ready or writable
-            if writable and sent < after + 40:
-                proxy.stdin.write(call(f"{run}-{sent}"))
-                proxy.stdin.flush()
-                sent += 1
-            if ready:
-                got += os.read(proxy.stdout.fileno(), 65536)
-        proxy.kill()
-        proxy.wait(10)
-        while chunk := os.read(proxy.stdout.fileno(), 65536):
-            got += chunk
-    ids.update(json.loads(line)["id"] for line in got.split(b"\n")[:-1])
-    return ids
-
-
-@pytest.mark.parametrize("kills", [20, pytest.param(200, marks=[pytest.mark.long, pytest.mark.timeout(1200)])])
-def test_every_answered_call_has_its_entry(tmp_path: Path, kills: int) -> None:
-    """After each kill the next start leaves the old bytes alone; in the end all verifies and each request is closed."""
-    dice = random.Random(kills)
-    answered: set[str] = set()
-    log = tmp_path / "audit.jsonl"
-    for run in range(kills):
-        before = log.read_bytes() if run else b""
-        answered |= answered_until_killed(tmp_path, run, dice.randrange(0, 60), ())
-        assert log.read_bytes().startswith(before)
-    assert converse(tmp_path, python(ECHO), b"").returncode == 0
-
-    lines = entries(tmp_path)
-    recorded = [line["request_id"] for line in lines if line.get("outcome") == "answered" and "type" not in line]
-    assert answered <= set(recorded)
-    assert len(recorded) == len(set(recorded))
+def every_request_is_closed_once(log: Path) -> None:
+    lines = lines_of(log)
     asked = [line["seq"] for line in lines if line.get("type") == "request"]
     closed = [line["of"] for line in lines if "of" in line and line.get("type") not in ("close", "open")]
     assert sorted(closed) == asked
-    assert verified(tmp_path) == 0
+
+
+@row(
+    "kill -9 under load, again and again",
+    by="`SIGKILL` after a random number of answers, calls in flight, every other run with rotation at 100 kB; "
+    "the next run goes on with the log",
+    proxy="appends only: `open` after crash, `recovery` where a line was torn, an `orphan` for each open request",
+    verify="INTACT UNCLEAN",
+)
+@pytest.mark.parametrize("kills", [100, pytest.param(1000, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
+def test_every_answered_call_has_its_entry(tmp_path: Path, seen: Seen, zygote: Zygote, kills: int) -> None:
+    """After each kill the old bytes are still there; in the end all verifies and each request is closed once."""
+    dice = random.Random(kills)
+    answered: list[str] = []
+    log = tmp_path / "audit.jsonl"
+    old = b""
+    for run in range(kills):
+        rotation = ", rotation: {max_size_bytes: 100000}" if run % 2 else ""
+        with zygote.start(tmp_path, f"audit: {{checkpoint_interval_ms: 10{rotation}}}\n") as proxy:
+            proxy.pour([f"{run}-{n}" for n in range(30)], answers=dice.randrange(0, 20))
+            proxy.kill()
+            answered += proxy.answered
+        archives = [path for path in tmp_path.glob("audit.jsonl.2*") if path.suffix != ".checkpoint"]
+        newest = sorted(archives, key=lambda path: path.stat().st_mtime_ns)[-1:]
+        if log.exists():  # else it was killed between the two renames of a rotation
+            newest.append(log)
+        assert any(path.read_bytes().startswith(old) for path in newest), "old bytes stay"
+        old = newest[-1].read_bytes()
+        if run % 100 == 50:
+            seen.check(log, expect="UNCLEAN")
+    with launch(tmp_path) as proxy:
+        assert proxy.end() == 0
+
+    seen.check(log, expect="INTACT")
+    seen.keeps(answered, recorded(log))
+    assert len(recorded(log)) == len(set(recorded(log)))
+    every_request_is_closed_once(log)
+
+
+@row(
+    "kill -9 of one of four proxies that share a log",
+    by="four processes under load on one file, one killed, the others go on; JSONL, JSONL with rotation, SQLite",
+    proxy="the survivors append on; the last to leave settles the dead one's requests",
+    verify="INTACT UNCLEAN",
+)
+@pytest.mark.parametrize(
+    ("storage", "rotation"), [("jsonl", 0), ("jsonl", 20_000), ("sqlite", 0)], ids=["jsonl", "rotating", "sqlite"]
+)
+def test_one_of_four_is_killed(tmp_path: Path, seen: Seen, zygote: Zygote, storage: str, rotation: int) -> None:
+    """Every line of all four is there; whoever leaves last writes the orphans."""
+    log = tmp_path / ("audit.jsonl" if storage == "jsonl" else "audit.db")
+    options = ("--storage", storage, "--log", str(log))
+    config = f"audit: {{rotation: {{max_size_bytes: {rotation}}}, checkpoint_interval_ms: 50}}\n"
+    names = ("one", "two", "three", "victim")
+    with ExitStack() as stack:
+        team = {name: stack.enter_context(zygote.start(tmp_path, config, *options)) for name in names}
+        for name, proxy in team.items():
+            assert proxy.works(f"{name}-first")
+        for name, proxy in team.items():
+            proxy.pour([f"{name}-{n}" for n in range(60)], answers=15)
+        team["victim"].kill()
+        seen.check(log, expect="INTACT UNCLEAN")
+        for name in names[:3]:
+            team[name].pour([f"{name}-later-{n}" for n in range(20)], answers=80)
+        for name in names[:3]:
+            assert team[name].end() == 0
+
+    seen.check(log, expect="INTACT")
+    seen.keeps([id_ for proxy in team.values() for id_ in proxy.answered], recorded(log))
+    every_request_is_closed_once(log)
+    last = [line for line in lines_of(log) if line.get("type") == "close"][-1]
+    assert len(last["unclosed"]) == 1
+    assert bool(list(tmp_path.glob("audit.jsonl.2*Z"))) is bool(rotation)
