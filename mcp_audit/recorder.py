@@ -2,7 +2,8 @@
 
 Owns order and durability: builds the lines of a step, has the processors shape them, appends, and says how many steps
 may take effect. When the ledger takes nothing it decides by `audit.on_failure`, retries every second, and accounts for
-what was refused, withheld or dropped meanwhile. It never touches traffic and never raises on content.
+what was refused, withheld or dropped meanwhile. It never touches traffic and never raises on content. Long because what
+may go on, and what is owed when it may not, is one decision.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from mcp_audit.wire.exchange import Exchange, Outcome
 __all__ = ["Recorder"]
 
 _LEAST_PATIENCE = 1.0  # seconds that a write may take without being trouble, however short the block timeout
+_STALL = 0.05  # seconds; a write that took longer held up everything else on the event loop
+_WARY = 5.0  # seconds for which threads write after that
 
 
 class Recorder:
@@ -78,6 +81,7 @@ class Recorder:
         self._trouble = anyio.Event()
         self._dirty = anyio.Event()
         self._is_dirty = False
+        self._wary_until = 0.0  # the disk did not answer at once
         self.shutdown_wanted = anyio.Event()
 
     @property
@@ -93,11 +97,17 @@ class Recorder:
         """
         if self._outage is None and self._append_at_once(steps):
             return len(steps)
+        requests = [exchange for step in steps for exchange in step.opened]
+        for exchange in requests:
+            exchange.held = True
         try:
-            return await self._record_patiently(steps)
+            passed = await self._record_patiently(steps)
         except anyio.get_cancelled_exc_class():
             self._leave_behind(steps)
             raise
+        for exchange in requests:
+            exchange.held = exchange.outcome is Outcome.TIMEOUT  # told that it was not executed, so it must not be
+        return passed
 
     def owe(self, step: Step, refusal: Step) -> None:
         """Account for a step that was refused: keep the lines it still owes, count what the peers did not get."""
@@ -158,7 +168,8 @@ class Recorder:
                 self._ledger.append(lines)
         except LedgerUnavailable as error:
             unwritten = len(lines) + (self._outage.owed if self._outage is not None else -len(error.appended))
-            self._report(f"{error}; {unwritten} lines could not be written before the exit")
+            meanwhile = f"; {self._outage.summary()}" if self._outage is not None else ""
+            self._report(f"{error}; {unwritten} lines could not be written before the exit{meanwhile}")
         try:
             self._ledger.close(reason)
         except LedgerUnavailable as error:
@@ -168,12 +179,15 @@ class Recorder:
 
     def _append_at_once(self, steps: Sequence[Step]) -> bool:
         """Append if nobody else is at it; return whether all that the steps need is in the ledger."""
-        if self._ledger.durable or self._committer.busy:
+        if self._ledger.durable or self._committer.busy or (self._wary_until and self._is_wary()):
             return False
         if not (due := self._scribe.due(steps)):
             return True
+        lines = self._scribe.lines(due)
+        began = time.monotonic()
         try:
-            seqs = self._ledger.append(self._scribe.lines(due), wait=False)
+            seqs = self._ledger.append(lines, wait=False)
+            self._beware(began)
         except LedgerUnavailable as error:
             self._failed(error, due)
             return False
@@ -193,11 +207,22 @@ class Recorder:
 
     async def _write(self, batch: Sequence[Prepared]) -> None:
         due, lines = self._scribe.still_due(batch)
+        began = time.monotonic()
         try:
             if lines:
                 self._wrote(due, await to_thread.run_sync(store, self._ledger, lines, self._batch_size))
+                self._beware(began)
         except LedgerUnavailable as error:
             self._failed(error, due)
+
+    def _is_wary(self) -> bool:
+        return time.monotonic() < self._wary_until
+
+    def _beware(self, began: float) -> None:
+        """Leave writing to threads for a while if the disk was slow, or nothing else would be served meanwhile."""
+        now = time.monotonic()
+        if now - began > _STALL:
+            self._wary_until = now + _WARY
 
     async def _record_patiently(self, steps: Sequence[Step]) -> int:
         while True:

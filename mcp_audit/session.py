@@ -2,7 +2,8 @@
 
 Pure: no I/O, no clock, no randomness; callers pass `now` (monotonic seconds) and a source of ids.
 Promise: `Step.forward` is the very bytes object received, or None. We never re-serialise.
-A payload visits: wire.framing, wire.message, here, the gates, wire.exchange.
+A payload visits: wire.framing, wire.message, here, the gates, wire.exchange. Long because every way in which an
+exchange can begin and end is decided here and nowhere else.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _INTRODUCTIONS = ("initialize", "server/discover")
 _ONE_WAY = (Outcome.NOTIFICATION, Outcome.OPAQUE)
 _NO_ID = Id(None, b"null", "null")
 _NOBODY = Caller(client_learned=True, server_learned=True)
+_HELD: dict[str, object] = {"reason": "the ledger is too slow for the deadline", "executed": False}
 _BATCH_REJECTED = Verdict(
     False, "batch", reason="another message of its batch is denied", kind="batch_rejected", recorded=True
 )
@@ -143,13 +145,17 @@ class Session:
         return Step(None, ((asked.direction.back, error),), (), (exchange,))
 
     def overdue(self, now: float, timeout: float) -> Step:
-        """Give up on what has waited for more than `timeout` seconds; a later answer is recorded, not delivered."""
+        """Give up on what has waited for more than `timeout` seconds; a later answer is recorded, not delivered.
+
+        What still waits for the ledger then was not forwarded, and must not be any more.
+        """
         errors: list[tuple[Direction, bytes]] = []
         late = self._table.overdue(now, timeout)
         for exchange in late:
             _end(exchange, Outcome.TIMEOUT, now)
             if exchange.request is not None and exchange.request.id is not None:
-                error = self._error(exchange, exchange.request.id, "upstream_timeout", {})
+                kind, data = ("audit_unavailable", _HELD) if exchange.held else ("upstream_timeout", {})
+                error = self._error(exchange, exchange.request.id, kind, data)
                 errors.append((exchange.request.direction.back, error))
         return Step(None, tuple(errors), (), tuple(late))
 

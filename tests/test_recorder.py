@@ -76,7 +76,7 @@ class Proxy:
             for _, error in step.errors:
                 answer = json.loads(error)
                 self.told += answer if isinstance(answer, list) else [answer]
-            if step.forward is not None:
+            if step.forward is not None and not any(exchange.held for exchange in step.opened):
                 self.out.append(step.forward)
 
     async def answer(self, *contents: Any, now: float = 0.0) -> None:
@@ -186,6 +186,29 @@ async def test_a_busy_ledger_is_waited_for_in_a_thread() -> None:
     assert threads != [threading.main_thread().name]
 
 
+@pytest.mark.parametrize(("stall", "wary", "in_threads"), [(-1.0, 9.0, 2), (-1.0, -9.0, 0), (9.0, 9.0, 0)])
+async def test_a_slow_disk_is_left_to_threads(
+    monkeypatch: pytest.MonkeyPatch, stall: float, wary: float, in_threads: int
+) -> None:
+    """After one write that took long the event loop writes no more, for a while; nothing else could be served."""
+    monkeypatch.setattr("mcp_audit.recorder._STALL", stall)
+    monkeypatch.setattr("mcp_audit.recorder._WARY", wary)
+    proxy = Proxy()
+    mains: list[bool] = []
+    append = proxy.ledger.append
+
+    def watched(batch: Sequence[Unsealed], wait: bool = True) -> list[int] | None:
+        mains.append(threading.current_thread() is threading.main_thread())
+        return append(batch, wait)
+
+    proxy.ledger.append = watched  # type: ignore[method-assign]
+    for number in range(3):
+        await proxy.pass_on(request(number))
+
+    assert mains == [True] + [not in_threads] * 2
+    assert proxy.kinds() == ["request"] * 3
+
+
 async def test_a_deadline_that_passes_while_the_request_line_is_written_closes_that_line() -> None:
     """Whoever closes a request must know the seq of its line, so it waits for its turn."""
     proxy = Proxy()
@@ -211,6 +234,26 @@ async def test_a_deadline_that_passes_while_the_request_line_is_written_closes_t
         ("request", None),
         ("timeout", 0),
     ]
+
+
+async def test_a_request_given_up_on_while_it_waits_for_the_ledger_is_never_forwarded() -> None:
+    """The client was told that it was not executed, and may have asked again since."""
+    proxy = Proxy(StuckLedger(), block_timeout=1e6)
+    proxy.ledger.busy = 1
+    assert isinstance(proxy.ledger, StuckLedger)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(proxy.pass_on, request(1))
+        await anyio.to_thread.run_sync(proxy.ledger.stuck.wait, 10)
+        tasks.start_soon(proxy.effect, [proxy.session.overdue(100.0, 1.0)])
+        await anyio.wait_all_tasks_blocked()
+        proxy.ledger.go_on.set()
+    await proxy.pass_on(request(1))
+
+    [error] = [told["error"] for told in proxy.told]
+    assert (error["code"], error["data"]["executed"]) == (-32031, False)
+    assert proxy.kinds() == ["request", "timeout", "request"]
+    assert proxy.ledger.lines[1]["error"] == error
+    assert len(proxy.out) == 1
 
 
 async def test_a_denial_is_on_record_before_it_is_told() -> None:
@@ -543,16 +586,15 @@ async def test_a_disk_that_hangs_is_a_ledger_that_takes_nothing(monkeypatch: pyt
             await proxy.answer(result(0))
             await proxy.effect([proxy.session.overdue(100.0, 1.0)])
         told = [(error["id"], error["error"]["data"]["executed"]) for error in proxy.told]
-        assert told == [(2, False), (3, False), (0, True), (1, True)]
+        assert told == [(2, False), (3, False), (0, True), (1, False)]
         assert proxy.recorder.cause == "a write takes longer than 0.05 s"
-        assert len(proxy.out) == 1
         ledger.go_on.set()
         tasks.start_soon(proxy.recovered)
     proxy.end()
 
     assert proxy.kinds() == ["request", "request", "blocked", "answered", "timeout"]
     assert [line["of"] for line in proxy.ledger.lines if "of" in line] == [0, 1]
-    assert (len(proxy.out), proxy.ledger.closed) == (2, "eof")
+    assert (len(proxy.out), proxy.ledger.closed) == (1, "eof")
 
 
 async def test_owning_up_does_not_wait_on_the_event_loop_for_a_lock() -> None:
@@ -667,7 +709,8 @@ async def test_an_end_while_blocked_for_good_is_said() -> None:
     proxy.end()
 
     assert proxy.said[-2:] == [
-        "/ledger: the ledger takes no entries (disk still full); 2 lines could not be written before the exit",
+        "/ledger: the ledger takes no entries (disk still full); 2 lines could not be written before the exit; "
+        "meanwhile 0 requests were refused, 1 answers withheld, 0 notifications dropped, 0 entries lost",
         "/ledger: the ledger takes no entries (disk full); the ledger was left without its closing line",
     ]
 

@@ -162,6 +162,9 @@ class StdioRelay:
             refusal = self._session.refuse(steps[index], self._recorder.cause, time.monotonic())
             self._recorder.owe(steps[index], refusal)
             steps[index] = refusal
+        for index in range(recorded):
+            if any(exchange.held for exchange in steps[index].opened):  # given up on, and told so
+                steps[index] = Step()
         if len(steps) == 1 and not steps[0].errors:
             if steps[0].forward is not None and onward is not None:
                 await onward.write(steps[0].forward)

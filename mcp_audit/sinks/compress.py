@@ -18,7 +18,7 @@ from mcp_audit.sinks.descriptor import Descriptor
 from mcp_audit.sinks.files import Files, discard, install, open_regular, temporary_name, write_all
 from mcp_audit.sinks.locks import try_lock
 
-__all__ = ["Compressor"]
+__all__ = ["Compressor", "compress", "content_hash"]
 
 _CHUNK = 1 << 20
 _LEVEL = 6
@@ -107,7 +107,7 @@ def compress(files: Files, path: str, sha256: str, check: Callable[[], None] = l
         if not try_lock(fd) or not _is_at(files, path, found):
             return
         target = path + ".gz"
-        if not os.path.lexists(target) or _content_hash(files, target, check) != sha256:
+        if not os.path.lexists(target) or content_hash(files, target, check) != sha256:
             _write_compressed(files, fd, target, sha256, check)
         files.unlink(path)
         files.sync_directory(os.path.dirname(path))
@@ -133,7 +133,7 @@ def _write_compressed(files: Files, fd: int, target: str, sha256: str, check: Ca
             files.close(out)
         if digest.hexdigest() != sha256:
             raise OSError(0, "its content is not what the next segment says; it stays as it is")
-        if _content_hash(files, temporary, check) != sha256:
+        if content_hash(files, temporary, check) != sha256:
             raise OSError(0, "the compressed copy reads back as something else")
         install(files, temporary, target)
     except BaseException:
@@ -141,8 +141,8 @@ def _write_compressed(files: Files, fd: int, target: str, sha256: str, check: Ca
         raise
 
 
-def _content_hash(files: Files, path: str, check: Callable[[], None]) -> str:
-    """Return the SHA-256 of what a compressed file holds, "" if it is damaged."""
+def content_hash(files: Files, path: str, check: Callable[[], None] = lambda: None) -> str:
+    """Return the SHA-256 (hex) of what a compressed file holds, "" if it is damaged."""
     fd, _ = open_regular(files, path, os.O_RDONLY)
     try:
         digest, offset = hashlib.sha256(), 0

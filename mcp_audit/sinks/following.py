@@ -18,9 +18,9 @@ from mcp_audit.ledger.chain import Chain, Mac
 from mcp_audit.ledger.checkpoint import Checkpoint
 from mcp_audit.ledger.scan import Scanner
 from mcp_audit.ledger.segment_files import SegmentFile, look_at, survey
-from mcp_audit.sinks.files import Files, open_regular
+from mcp_audit.sinks.files import Files, discard, open_regular, temporary_name, write_all
 
-__all__ = ["CannotFollow", "Followed", "follow", "read_into"]
+__all__ = ["CannotFollow", "Followed", "follow", "read_into", "unpack"]
 
 _CHUNK = 4 << 20
 _FOREIGN = "another file stands at its path; put the ledger back and restart"
@@ -74,6 +74,27 @@ def follow(
         files.close(fd)
         raise
     return Followed(fd, file, scanner)
+
+
+def unpack(files: Files, log: str, file: SegmentFile) -> int:
+    """Return a descriptor of what a compressed segment holds; the copy has no name, so nothing is left of it.
+
+    Raises:
+        OSError: it cannot be read as a whole, or copied.
+    """
+    temporary = temporary_name(log)
+    fd = files.open(temporary, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL)
+    try:
+        discard(files, temporary)
+        for data in _content(file):
+            write_all(files, fd, data)
+    except (EOFError, zlib.error) as error:
+        files.close(fd)
+        raise OSError(errno.EIO, f"{file.name} is damaged: {error}") from error
+    except BaseException:
+        files.close(fd)
+        raise
+    return fd
 
 
 def read_into(files: Files, fd: int, scanner: Scanner) -> None:

@@ -1,8 +1,8 @@
 """What happens to archives after a rotation: some go, the others are compressed.
 
 Promise: a file is deleted only if a `prune` line covers it, oldest first, so that an interruption leaves a log without
-holes; the caller has that line signed before. Notes stay. Never called with the append lock held for longer than it
-takes to read the first line of each archive.
+holes; the caller has that line signed before. Notes stay. Never called with the append lock held: it reads the first
+line of each archive.
 """
 
 from __future__ import annotations

@@ -77,13 +77,13 @@ class JsonlSink(FileSeries):
     def append(self, batch: Sequence[Unsealed], wait: bool = True) -> list[int] | None:
         """Append, then rotate if it is time; without `wait`, the next call that may wait does that."""
         overdue = self._full
-        if overdue and not wait:
-            return None
         if overdue:
+            if not wait:
+                return None
             self._rotate()
         seqs = super().append(batch, wait)
         trigger = self._trigger
-        if seqs and trigger is not None and trigger.is_due(self._end, self._chain.size - self._first, self._now()):
+        if trigger is not None and seqs and trigger.is_due(self._end, self._chain.size - self._first, self._now()):
             self._full = True
             if wait and not overdue:
                 with suppress(LedgerUnavailable):  # the batch is in; the next one is told
@@ -114,7 +114,7 @@ class JsonlSink(FileSeries):
                 now >= self._look_at
                 or not batch
                 or self._seek(self._fd, 0, os.SEEK_END) != self._end
-                or self._locks.rotations() != self._rotations
+                or self._seek(self._locks.fd, 0, os.SEEK_END) != self._rotations
             ):
                 lead, recovery = self._look()
                 self._look_at = now + _LOOK_S

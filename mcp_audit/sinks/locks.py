@@ -1,10 +1,11 @@
-"""Who may append now, and who is alive: two empty files beside the log, held with flock.
+"""Who may append now, and who is alive: two small files beside the log, held with flock.
 
 `<log>.lock` is held while one process appends; it holds nothing, but its length counts the rotations, so that who has
 the lock learns for next to nothing that another file is at the path. `<log>.live` is held shared by every writer for
-its whole life; who gets it exclusively is alone. The kernel lets go of both when a process dies, however it dies, also
-across containers, where process ids mean nothing. Promise: whoever cannot share safely is refused, not let in: without
-flock (Windows) the first writer keeps the log to itself.
+its whole life; who gets it exclusively is alone. It holds the inode that the log had when it was last signed: a hint
+that tells a start whether an empty file at the path is the log, cut, or a new one that a tool put there. The kernel
+lets go of both when a process dies, however it dies, also across containers, where process ids mean nothing. Promise:
+whoever cannot share safely is refused, not let in: without flock (Windows) the first writer keeps the log to itself.
 
 A flock belongs to the open descriptor, so threads of one process need a mutex beside it.
 """
@@ -15,6 +16,7 @@ import importlib
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from mcp_audit.errors import LedgerRefused
@@ -48,17 +50,21 @@ def try_lock(fd: int) -> bool:
 
 
 class Locks:
-    """The append lock and the presence lock of one log, for one writer."""
+    """The append lock and the presence lock of one log, for one writer.
+
+    Attributes:
+        fd: of the file whose length is what `rotations` returns.
+    """
 
     def __init__(self, files: Files, log: str, sleep: Callable[[float], None] = time.sleep) -> None:
         self._files = files
         self._sleep = sleep
         self._fcntl = _module("fcntl")
         self._lock_path, self._live_path = log + ".lock", log + ".live"
-        self._lock_fd = -1
+        self.fd = -1
         self._live_fd = -1
         try:
-            self._lock_fd = self._open(self._lock_path)
+            self.fd = self._open(self._lock_path)
             self._live_fd = self._open(self._live_path)
             if self._fcntl is None:
                 self._keep_to_ourselves(log)
@@ -72,7 +78,7 @@ class Locks:
         if fcntl is None:
             return True
         try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
@@ -94,15 +100,26 @@ class Locks:
     def release(self) -> None:
         """Let the next process append."""
         if self._fcntl is not None:
-            self._fcntl.flock(self._lock_fd, self._fcntl.LOCK_UN)
+            self._fcntl.flock(self.fd, self._fcntl.LOCK_UN)
 
     def rotations(self) -> int:
         """Return a number that differs after a rotation; call it with the append lock held."""
-        return self._files.seek(self._lock_fd, 0, os.SEEK_END)
+        return self._files.seek(self.fd, 0, os.SEEK_END)
 
     def count_rotation(self) -> None:
         """Tell the other writers to look for the file; call it with the append lock held, before the file moves."""
-        self._files.truncate(self._lock_fd, self.rotations() + 1)
+        self._files.truncate(self.fd, self.rotations() + 1)
+
+    def note_inode(self, inode: int) -> None:
+        """Remember which file the log is in; call it with the append lock held."""
+        with suppress(OSError):  # a start that does not know leaves it to the operator
+            self._files.seek(self._live_fd, 0, os.SEEK_SET)
+            self._files.write(self._live_fd, b"%020d\n" % inode)
+
+    def noted_inode(self) -> int:
+        """Return which file the log was in, 0 if nobody knows."""
+        text = self._files.read_at(self._live_fd, 21, 0)
+        return int(text) if len(text) == 21 and text[:20].isdigit() else 0
 
     def acquire_to_start(self) -> bool:
         """Take the append lock and say whether no other writer is alive. `join` before letting go of the lock.
@@ -154,10 +171,10 @@ class Locks:
         """
         if self._fcntl is None:
             return
-        if self._is_gone(self._lock_path, self._lock_fd):
+        if self._is_gone(self._lock_path, self.fd):
             fd = self._open(self._lock_path)
             self._fcntl.flock(fd, self._fcntl.LOCK_EX)
-            self._lock_fd, fd = fd, self._lock_fd
+            self.fd, fd = fd, self.fd
             self._files.close(fd)
         if self._is_gone(self._live_path, self._live_fd):
             fd = self._open(self._live_path)
@@ -167,10 +184,10 @@ class Locks:
 
     def close(self) -> None:
         """Let go of everything."""
-        for fd in (self._live_fd, self._lock_fd):
+        for fd in (self._live_fd, self.fd):
             if fd >= 0:
                 self._files.close(fd)
-        self._live_fd = self._lock_fd = -1
+        self._live_fd = self.fd = -1
 
     def _open(self, path: str) -> int:
         return open_regular(self._files, path, os.O_RDWR | os.O_CREAT)[0]

@@ -85,6 +85,12 @@ class _Scan:
     sink: JsonlSink | SqliteSink
     checkpoint: Checkpoint
 
+    def reaches_its_checkpoint(self) -> bool:
+        """Say whether the file may hold what was signed; not if a rotation came between the note and the file."""
+        scanner = self.sink.scanner
+        first = scanner.segment.start if scanner.segment else 0
+        return first <= self.checkpoint.size and scanner.chain.size > 0
+
 
 class _Start:
     def __init__(self, settings: LedgerSettings, path: str, stamp: Stamp, files: Files) -> None:
@@ -224,7 +230,12 @@ class _Start:
             if checkpoint.size == 0:
                 return self._create()
             scan = self._scan(identity, checkpoint, self._put_away(found.note, checkpoint))
-        elif scan is None or not scan.sink.is_at(self.path) or scan.sink.vkey != identity.key.vkey:
+        elif (
+            scan is None
+            or not scan.sink.is_at(self.path)
+            or scan.sink.vkey != identity.key.vkey
+            or not scan.reaches_its_checkpoint()
+        ):
             scan = self._scan(identity, checkpoint)
         if found.vkey is None:
             self._write_verifier(identity)
@@ -233,24 +244,30 @@ class _Start:
     def _put_away(self, note: str, checkpoint: Checkpoint) -> str:
         """Return where the newest segment is: a rotation was interrupted, or a tool renamed it.
 
-        An empty file at the path is another matter: a tool may have copied the log and cut it to nothing, and what was
-        written in between is lost. Unless a rotation left its note, the operator decides.
+        An empty file at the path is another matter if it may be the log itself: a tool copied it and cut it to nothing,
+        and what was written in between is lost. Unless a rotation left its note, the operator decides.
         """
         last = next(reversed(survey(self.path).chosen(checkpoint.origin)), None)
         if last is None or last.path == self.path or last.start > checkpoint.size:
             raise tampered(self.path, f"the log is missing although its checkpoint covers {checkpoint.size} lines")
-        if last.gz:
-            raise tampered(
-                self.path, f"the log is missing; its newest lines are in {last.path}, which `gunzip` restores"
-            )
         rotated = read_small(self.files, last.note_path)
-        if os.path.lexists(self.path) and (rotated is None or rotated.decode("utf-8", "replace") != note):
+        signed = rotated is not None and rotated.decode("utf-8", "replace") == note
+        if not signed and self._may_be_cut():
+            back = "unpack it with `gunzip` and rename it back" if last.gz else "rename it back"
             raise tampered(
                 self.path,
                 f"the log is empty although its checkpoint covers {checkpoint.size} lines; {last.name} may hold them: "
-                "if nothing wrote after it was made, rename it back",
+                f"if nothing wrote after it was made, {back}",
             )
         return last.path
+
+    def _may_be_cut(self) -> bool:
+        """Say whether the empty file at the path may be the log itself, not one that a tool made in its place."""
+        try:
+            found = self.files.lstat(self.path)
+        except FileNotFoundError:
+            return False
+        return self.locks.noted_inode() in (0, found.st_ino)
 
     def _go_on(self, scan: _Scan, note: str, checkpoint: Checkpoint, alone: bool) -> JsonlSink | SqliteSink:
         """Judge a log that is there, then join it.

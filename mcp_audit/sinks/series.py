@@ -21,14 +21,15 @@ from mcp_audit.ledger.chain import Mac
 from mcp_audit.ledger.entry import Unsealed
 from mcp_audit.ledger.scan import Scanner
 from mcp_audit.ledger.segment import Previous, segment_members
-from mcp_audit.ledger.segment_files import look_at, survey
+from mcp_audit.ledger.segment_files import SegmentFile, look_at, plain_name, survey
+from mcp_audit.sinks.compress import content_hash
 from mcp_audit.sinks.descriptor import Descriptor, Digest
 from mcp_audit.sinks.files import Files, discard, install, open_regular, replace, write_aside
-from mcp_audit.sinks.following import CannotFollow, follow, read_into
+from mcp_audit.sinks.following import CannotFollow, follow, read_into, unpack
 from mcp_audit.sinks.housekeeping import Housekeeping
 from mcp_audit.sinks.identity import Identity
 from mcp_audit.sinks.locks import Locks
-from mcp_audit.sinks.retention import SteadyClock, prune_line
+from mcp_audit.sinks.retention import Archive, SteadyClock, prune_line
 from mcp_audit.sinks.rotation import Trigger, archive_path, begun_ns
 from mcp_audit.sinks.stamp import Stamp
 from mcp_audit.sinks.writer import LedgerWriter, NotNow
@@ -50,6 +51,7 @@ class FileSeries(LedgerWriter):
         self._fd = -1
         self._end = UNKNOWN  # the size the file has if nobody else wrote
         self._rotations = -1  # what the lock file said when the file was at its path
+        self._packed = ""  # the name of the open file's lines, which a tool compressed: what is open has no name
         self._first = 0  # seq of the segment's first line
         self._digest: Digest | None = None
         self._trigger: Trigger | None = None
@@ -61,10 +63,18 @@ class FileSeries(LedgerWriter):
         self._now = stamp.now_ns
 
     def open(self, path: str = "") -> None:
-        """Open the file that exists; an interrupted rotation left it at another path."""
-        fd, _ = open_regular(self._files, path or self.path, os.O_RDWR | os.O_APPEND)
-        file = look_at(path or self.path)
+        """Open the file that exists; an interrupted rotation, or a tool, left it at another path."""
+        path = path or self.path
+        file = look_at(path) if path != self.path else None
+        packed = file is not None and file.gz
+        if packed:
+            assert file is not None
+            fd = unpack(self._files, self.path, file)
+        else:
+            fd, _ = open_regular(self._files, path, os.O_RDWR | os.O_APPEND)
+            file = look_at(path)
         self._stand_on(fd, header=(file.start, file.first_line) if file is not None else (0, b""))
+        self._packed = plain_name(path) if packed else ""
 
     def read(self) -> None:
         """Feed the scanner to the present end of the file; without the lock that may be inside a line."""
@@ -145,19 +155,37 @@ class FileSeries(LedgerWriter):
         if newest is not None and newest.start > self._first:  # peers went on, and a tool renamed what they wrote
             self._follow(newest.path)
             return
-        if self._files.fstat(self._fd).st_nlink == 0:
-            self._revive()
-            return
+        if not self._packed and self._files.fstat(self._fd).st_nlink == 0:
+            self._packed = self._packed_by_tool(newest)
+            if not self._packed:
+                self._revive()
+                return
         if not self._syncing.acquire(blocking=False):
             raise NotNow
         try:
-            self._put(*self._fold(), [])
+            lead, recovery = self._fold()
+            if self._packed and (lead or recovery):
+                self._block(
+                    f"the last line of {self._packed}.gz is torn; rename what `gunzip` makes of it to {self.path}"
+                )
+            self._put(lead, recovery, [])
             self._begin_next()
         finally:
             self._syncing.release()
 
+    def _packed_by_tool(self, newest: SegmentFile | None) -> str:
+        """Return the name of the open file's lines if a tool deleted them only after it compressed all of them."""
+        lead, recovery = self._fold()
+        if newest is None or not newest.gz or newest.start != self._first or lead or recovery:
+            return ""
+        assert self._digest is not None
+        whole = content_hash(self._files, newest.path) == self._digest.of(self._scanner.end)
+        return plain_name(newest.path) if whole else ""
+
     def _name_now(self) -> str:
         """Return where the open file is: a tool renamed it, or a rotation was interrupted."""
+        if self._packed:
+            return self._packed
         ours = (self._place[1], self._place[0])
         return next((file.path for file in survey(self.path).others if file.identity == ours), self.path)
 
@@ -191,6 +219,7 @@ class FileSeries(LedgerWriter):
         found = self._files.fstat(fd)
         self._file, self._fd, self._place = Descriptor(self._files, fd), fd, (found.st_ino, found.st_dev)
         self._digest = Digest(self._files, self._file)
+        self._packed = ""
         self._end = UNKNOWN
         if scanner is not None:
             self._pruned_before = self._pruned
@@ -237,7 +266,7 @@ class FileSeries(LedgerWriter):
         then the next writer begins the next file. What failed is never believed: `_look` sees what is there.
         """
         files, chain = self._files, self._chain
-        mark, temporary, fd = None, "", -1
+        mark, temporary, fd, note = None, "", -1, ""
         try:
             self.sign_now()
             if self._signed.size < chain.size:  # the sync failed, and a rescue added a line
@@ -247,6 +276,7 @@ class FileSeries(LedgerWriter):
             here = self._here() is not None
             archive = archive_path(files, self.path, self._now(), chain.size) if here else self._name_now()
             if archive != self.path:
+                note = archive + ".checkpoint" if here else ""
                 replace(files, archive + ".checkpoint", self.note.encode())
             assert self._digest is not None
             previous = Previous(os.path.basename(archive), self._first, self._end, self._digest.of(self._end))
@@ -267,6 +297,8 @@ class FileSeries(LedgerWriter):
             if fd >= 0:
                 files.close(fd)
             discard(files, temporary)
+            if note and not os.path.lexists(archive):  # or every try, in another second, would leave one
+                discard(files, note)
             self._block(f"a new file could not be begun: {getattr(error, 'strerror', None) or error}")
         scanner.wrote(len(line))
         self._stand_on(fd, scanner, (first, line))
@@ -285,8 +317,9 @@ class FileSeries(LedgerWriter):
             self._house = Housekeeping(self._files, self.path, self.origin, self.rotation, clock)
         house = self._house
         try:
-            if house.going(self._pruned)[0]:
-                self._in_turn(self._prune)
+            going, rule = house.going(self._pruned)
+            if going:
+                self._in_turn(lambda: self._prune(going, rule))
             if house.deletable(self._pruned):
                 self._checkpoint()  # a file goes when the line that says so is signed, not before
                 house.delete(self._pruned)
@@ -301,11 +334,10 @@ class FileSeries(LedgerWriter):
         """The seq below which all may go, a `prune` line says."""
         return max([self._pruned_before, *(prune.to for prune in self._scanner.prunes)])
 
-    def _prune(self) -> None:
-        """Append the `prune` line, unless a peer has."""
+    def _prune(self, going: list[Archive], rule: str) -> None:
+        """Append the `prune` line, unless a peer has or is about to delete the files."""
         self._append([])
-        assert self._house is not None
-        going, rule = self._house.going(self._pruned)
-        if going:
-            self._append([self._typed("prune", prune_line(going, self.vkey, rule))])
-            self._pruned_before = going[-1].end
+        left = [archive for archive in going if archive.end > self._pruned]
+        if left and any(os.path.lexists(plain_name(left[0].file.path) + suffix) for suffix in ("", ".gz")):
+            self._append([self._typed("prune", prune_line(left, self.vkey, rule))])
+            self._pruned_before = left[-1].end

@@ -107,7 +107,7 @@ def _parts(directory: str, name: str, kind: str) -> list[str]:
     The private key goes first, so that it cannot sign again; the verifier key last, so that until then a start still
     sees that a log was here.
     """
-    suffix = rf"(\..*|{_DATABASE})?" if kind == "lost" else rf"({_ARCHIVE}|{_DATABASE})?"
+    suffix = rf"(\..*|-[0-9].*|{_DATABASE})?" if kind == "lost" else rf"({_ARCHIVE}|{_DATABASE})?"
     pattern = re.compile(re.escape(name) + suffix, re.DOTALL)
     found = [entry for entry in os.listdir(directory) if pattern.fullmatch(entry)]
     found = [entry for entry in found if not entry.endswith((".lock", ".live"))]

@@ -408,6 +408,7 @@ class LedgerWriter(ABC):
         """With the lock on small files: replace the sidecar unless it is as large by now."""
         if not self._adopt(taken):
             self._sidecar.publish(temporary)
+            self._locks.note_inode(self._place[0])
             self._signed, self.note, self.due = taken, note, False
 
     def _adopt(self, taken: Checkpoint) -> bool:

@@ -75,6 +75,7 @@ class Exchange(Struct, eq=False):
         oversized: size in bytes of a message that was too large to be kept.
         commitment: of that message (see `elided` in the ledger's format).
         recorded: whether the line that closes it is in the ledger.
+        held: whether its request waits for the ledger, and so has gone nowhere yet.
     """
 
     id: str
@@ -95,6 +96,7 @@ class Exchange(Struct, eq=False):
     oversized: int = 0
     commitment: str = ""
     recorded: bool = False
+    held: bool = False
 
     @property
     def direction(self) -> Direction:
@@ -107,11 +109,14 @@ class Exchange(Struct, eq=False):
     def may_have_run(self) -> bool:
         """Whether the request of a finished exchange reached the peer, which may then have acted on it."""
         answered = self.request is not None and self.response is not None
-        return answered or self.outcome is Outcome.TIMEOUT
+        return answered or (self.outcome is Outcome.TIMEOUT and not self.held)
 
     @property
     def owes_line(self) -> bool:
-        """Whether a turned back exchange gets its closing line later: its request was forwarded or is on record."""
+        """Whether a turned back exchange gets its closing line later: its request was forwarded, or is on record.
+
+        The line of one that was given up on may be under way.
+        """
         if self.recorded:
             return False
-        return self.seq is not None or self.outcome is Outcome.CANCELLED or self.may_have_run
+        return self.seq is not None or self.outcome in (Outcome.CANCELLED, Outcome.TIMEOUT) or self.may_have_run

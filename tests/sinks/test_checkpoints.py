@@ -73,6 +73,7 @@ def test_only_synced_state_is_signed_and_published(tmp_path: Path) -> None:
         "write .audit.jsonl.checkpoint",
         "sync .audit.jsonl.checkpoint",
         "rename to audit.jsonl.checkpoint",
+        "write audit.jsonl.live",
         "sync directory",
     ]
     sink.close()

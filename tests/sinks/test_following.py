@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 from ledgers import appended, crash, exchange, lines, request, types, verdict
-from test_rotation import SMALL, assert_verifies, every_text, fill, parts, start
+from test_rotation import SMALL, assert_verifies, every_line, every_text, fill, parts, start
 
 from mcp_audit.errors import LedgerRefused, LedgerUnavailable
 from mcp_audit.sinks.settings import RotationSettings
@@ -268,7 +269,28 @@ def rename_and_create(log: Path) -> None:
     log.touch()
 
 
-TOOLS = [pytest.param(rename, id="nocreate"), pytest.param(rename_and_create, id="create")]
+def compress(away: Path) -> None:
+    with open(away, "rb") as plain, gzip.open(f"{away}.gz", "wb") as packed:
+        shutil.copyfileobj(plain, packed)
+    away.unlink()
+
+
+def rename_and_compress(log: Path) -> None:
+    rename(log)
+    compress(log.with_name("audit.jsonl.1"))
+
+
+def create_and_compress(log: Path) -> None:
+    rename_and_create(log)
+    compress(log.with_name("audit.jsonl.1"))
+
+
+TOOLS = [
+    pytest.param(rename, id="nocreate"),
+    pytest.param(rename_and_create, id="create"),
+    pytest.param(rename_and_compress, id="compress"),
+    pytest.param(create_and_compress, id="create-compress"),
+]
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -282,9 +304,13 @@ def test_a_tool_may_rename_the_log(tmp_path: Path, tool: Callable[[Path], None])
     appended(sink, exchange("after"))
     appended(peer, exchange("peer"))
 
-    assert [part.name for part in parts(tmp_path)] == ["audit.jsonl.1", "audit.jsonl"]
+    assert [part.stem if part.suffix == ".gz" else part.name for part in parts(tmp_path)] == [
+        "audit.jsonl.1",
+        "audit.jsonl",
+    ]
     assert lines(sink.path)[0]["previous"]["name"] == "audit.jsonl.1"
     assert (tmp_path / "audit.jsonl.1.checkpoint").exists()
+    assert not list(tmp_path.glob("*.failed-*"))
     sink.close()
     peer.close()
     assert_verifies(tmp_path)
@@ -334,22 +360,91 @@ def test_a_torn_line_in_a_renamed_log_is_mended_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("crashed", [False, True])
-def test_a_tool_may_rename_the_log_while_nobody_writes(tmp_path: Path, crashed: bool) -> None:
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_tool_may_rename_the_log_while_nobody_writes(
+    tmp_path: Path, tool: Callable[[Path], None], crashed: bool
+) -> None:
     """The next start finds the lines where they are and goes on with a new file."""
     sink = start(tmp_path, NEVER)
     [open_request] = appended(sink, request())
     crash(sink) if crashed else sink.close()
-    rename(Path(sink.path))
+    tool(Path(sink.path))
 
     sink = start(tmp_path, NEVER)
     appended(sink, exchange())
     sink.close()
 
-    assert [part.name for part in parts(tmp_path)] == ["audit.jsonl.1", "audit.jsonl"]
-    assert open_request in [
-        line["of"] for part in parts(tmp_path) for line in lines(part) if line.get("type") == "orphan"
-    ]
+    assert len(parts(tmp_path)) == 2
+    assert open_request in [line["of"] for line in every_line(tmp_path) if line.get("type") == "orphan"]
     assert_verifies(tmp_path)
+
+
+@pytest.mark.parametrize("cut", [pytest.param(1, id="line-feed"), pytest.param(9, id="line")])
+def test_a_torn_line_in_a_compressed_log_is_left_to_the_operator(tmp_path: Path, cut: int) -> None:
+    """Nothing can be appended there to vouch for it; the message says how to unpack it, and that helps."""
+    sink = start(tmp_path, NEVER)
+    sink.checkpoint()
+    appended(sink, exchange())
+    crash(sink)
+    os.truncate(sink.path, os.stat(sink.path).st_size - cut)
+    rename_and_compress(Path(sink.path))
+    with pytest.raises(LedgerRefused, match="gunzip"):
+        start(tmp_path, NEVER)
+
+    Path(sink.path).write_bytes(gzip.decompress((tmp_path / "audit.jsonl.1.gz").read_bytes()))
+    Path(sink.path).chmod(0o600)
+    (tmp_path / "audit.jsonl.1.gz").unlink()
+    start(tmp_path, NEVER).close()
+    assert_verifies(tmp_path)
+
+
+def test_a_log_that_was_deleted_beside_an_older_compressed_copy(tmp_path: Path) -> None:
+    """The copy lacks lines, so the log is put back from what the writer still has open."""
+    sink = start(tmp_path, NEVER)
+    Path(f"{sink.path}.1.gz").write_bytes(gzip.compress(Path(sink.path).read_bytes()))
+    appended(sink, exchange("later"))
+    Path(sink.path).unlink()
+    later(sink)
+    appended(sink, exchange("again"))
+    sink.close()
+
+    assert types(sink.path)[:4] == ["open", "exchange", "open", "exchange"]
+    assert_verifies(tmp_path)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_start_beside_an_idle_writer_does_not_wait_for_it(tmp_path: Path, tool: Callable[[Path], None]) -> None:
+    """The tool came at night, and the peer has not looked at the path since; later it follows."""
+    idle = start(tmp_path, NEVER)
+    appended(idle, exchange("evening"))
+    tool(Path(idle.path))
+
+    sink = start(tmp_path, NEVER)
+    appended(sink, exchange("morning"))
+    later(idle)
+    appended(idle, exchange("awake"))
+    sink.close()
+    idle.close()
+
+    assert sorted(every_text(tmp_path).values()) == ["awake", "evening", "morning"]
+    assert_verifies(tmp_path)
+
+
+def test_dates_in_names_are_found(tmp_path: Path) -> None:
+    """logrotate's `dateext` puts a hyphen behind the log's name; losing such a log takes its archives along."""
+    sink = start(tmp_path, NEVER)
+    for day in (11, 12):
+        Path(sink.path).rename(f"{sink.path}-202606{day}")
+        later(sink)
+        appended(sink, exchange(str(day)))
+    sink.close()
+
+    assert [part.name for part in parts(tmp_path)] == ["audit.jsonl-20260611", "audit.jsonl-20260612", "audit.jsonl"]
+    assert_verifies(tmp_path)
+    Path(f"{sink.path}.checkpoint").unlink()
+    start(tmp_path, NEVER, accept_loss=True).close()
+    assert [part.name for part in parts(tmp_path)] == ["audit.jsonl"]
+    assert len(list(tmp_path.glob("audit.jsonl.lost-*/audit.jsonl-*"))) == 4  # two files, two notes
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,24 @@ def test_a_prune_is_signed_before_anything_goes(tmp_path: Path) -> None:
     assert_verifies(tmp_path)
 
 
+def test_nobody_waits_for_a_look_at_the_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be thousands; what goes is chosen before the append lock is taken."""
+    sink = start(tmp_path, RotationSettings(max_size_bytes=2000, max_files=1))
+    looked = []
+    monkeypatch.setattr(
+        "mcp_audit.sinks.housekeeping.segment_files",
+        lambda log, origin: looked.append(sink._inside) or segment_files(log, origin),
+    )
+    for _ in range(3):
+        fill(sink)
+    sink.checkpoint()
+    sink.close()
+
+    assert prunes(tmp_path)
+    assert looked
+    assert not any(looked)
+
+
 def test_a_start_removes_what_grew_old_meanwhile(tmp_path: Path) -> None:
     """Nothing has to be written for it but the line that says so."""
     clock = Clock()

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -376,6 +377,54 @@ def test_a_full_disk_blocks_a_rotation_and_it_recovers_by_itself(tmp_path: Path)
     sink.close()
     assert verdict(sink.path) == "INTACT"
     assert_no_leftovers(tmp_path)
+
+
+class Overtaken(QuickFiles):
+    """Something happens between a start's look at the checkpoint and its look at the log."""
+
+    def __init__(self, meanwhile: Callable[[], Any]) -> None:
+        self.meanwhile = [meanwhile]
+
+    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+        while path.endswith("audit.jsonl") and self.meanwhile:
+            self.meanwhile.pop()()
+        return super().open(path, flags, mode)
+
+
+def test_a_start_that_a_rotation_overtakes(tmp_path: Path) -> None:
+    """The file is newer than the checkpoint that was read first: no contradiction, so it is read again."""
+    peer = start(tmp_path)
+    sink = start(tmp_path, files=Overtaken(lambda: [fill(peer) for _ in range(3)]))
+
+    assert appended(sink, exchange())
+    sink.close()
+    peer.close()
+    assert verdict(sink.path) == "INTACT"
+
+
+class Stuck(QuickFiles):
+    """Nothing can be put away, as where a security module forbids the name."""
+
+    def rename(self, old: str, new: str) -> None:  # type: ignore[override]
+        if rotated_at(new) is not None:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), new)
+        os.replace(old, new)
+
+
+def test_a_rotation_that_fails_again_and_again_leaves_nothing(tmp_path: Path) -> None:
+    """Every try makes the archive's note first, under the name of another second."""
+    clock = Clock()
+    sink = start(tmp_path, files=Stuck(), clock=clock)
+    sink.append([exchange("." * 3000)], wait=False)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    for attempt in (sink.checkpoint, sink.recover, sink.recover):
+        with pytest.raises(LedgerUnavailable, match="a new file could not be begun"):
+            attempt()
+        clock.now += SECOND
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    crash(sink)
+    assert verdict(sink.path) == "UNCLEAN"
 
 
 class Life:
