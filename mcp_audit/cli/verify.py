@@ -160,7 +160,8 @@ def _summary(report: Report) -> str:
     valid = sum(file.status == "ok" for file in report.files)
     done = ", ".join(name for name, held in report.checks.items() if held is not None) or "nothing"
     parts = [f"{report.log or report.path}: {valid} of {len(report.files)} files valid; checked {done}"]
-    skipped = [name for name in ("tree", "note", "mac") if report.checks.get(name) is None]
+    wanted = ("tree", "note", "mac", *(("strict",) if "strict" in report.checks else ()))
+    skipped = [name for name in wanted if report.checks.get(name) is None]
     if skipped:
         parts.append(f"not checked: {', '.join(skipped)}")
     signed = report.checkpoint

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 from binascii import hexlify
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
+from itertools import compress, count
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from mcp_audit.ledger.entry import Unsealed
@@ -25,8 +27,14 @@ _MAC_LEAD = b',"mac":"'
 _MAC_BYTES = len(_MAC_LEAD) + 64 + len(b'"}')
 _OF_LEAD = b',"of":'
 _TYPED = b'{"type":"'
+_EXCHANGE = b'{"id":"'
 _REQUEST = b'{"type":"request"'
-_T, _T_BYTE = b"t", ord("t")  # the third byte of a line with a type, and of no other
+_OPEN = b'{"type":"open"'
+_HEADS = {_EXCHANGE, _TYPED[: len(_EXCHANGE)]}
+_HEAD = itemgetter(slice(len(_EXCHANGE)))
+_THIRD = itemgetter(2)
+_IS_TYPED = bytes(byte == ord("t") for byte in range(256))  # the third byte of a line with a type, and of no other
+_IS_DIGIT = bytes(48 <= byte <= 57 for byte in range(256))
 _LEAF = sha256(b"\x00")
 
 
@@ -195,10 +203,12 @@ class Chain:
             BrokenLine: the line does not continue this chain; nothing has changed.
         """
         typed = line.startswith(_TYPED)
-        if typed and line.startswith(b"open", len(_TYPED)):
+        if line.startswith(_OPEN):
             self._follow_open(line)
             return
         of = self._place(line, self.mac, self.key_id)
+        if not typed and not line.startswith(_EXCHANGE):
+            raise BrokenLine("it begins like no line of a ledger")
         if typed:
             kind = _kind(line)
             if kind == b"segment":
@@ -238,11 +248,13 @@ class Chain:
         shortest = 1 + len(self._log) + digits + len(b',"prev":"') + 64 + (_MAC_BYTES + 1 if self.key_id else 2)
         if min(map(len, batch), default=0) < shortest:
             batch = batch[: next((place for place, line in enumerate(batch) if len(line) < shortest), 0)]
-        kinds = bytes([line[2] for line in batch])
-        place = kinds.find(_T)
-        while place >= 0 and batch[place].startswith(_REQUEST):
-            place = kinds.find(_T, place + 1)
-        return batch if place < 0 else batch[:place]
+        if not _HEADS.issuperset(map(_HEAD, batch)):
+            batch = batch[: next(place for place, line in enumerate(batch) if _HEAD(line) not in _HEADS)]
+        typed = bytes(map(_THIRD, batch)).translate(_IS_TYPED)
+        if {*_cut(compress(batch, typed), None, len(_REQUEST))} <= {_REQUEST}:
+            return batch
+        others = (place for place in compress(count(), typed) if not batch[place].startswith(_REQUEST))
+        return batch[: next(others)]
 
     def _follow_batch(self, batch: Sequence[bytes]) -> int | None:
         """Follow lines that `_alike` chose, all or none; return how many requests are among them.
@@ -262,7 +274,7 @@ class Chain:
         tails = [tail % link for link in enumerate((self.prev, *prevs), first)]
         behind = 66 if self.key_id else 0
         end = -behind - len(tails[0])
-        if b"".join([line[end : -behind or None] for line in batch]) != b"".join(tails):
+        if b"".join(_cut(batch, end, -behind or None)) != b"".join(tails):
             return None
         if behind and not self._macs_hold(batch):
             return None
@@ -272,23 +284,25 @@ class Chain:
 
     def _macs_hold(self, batch: Sequence[bytes]) -> bool:
         if self.mac is None:
-            return b"".join([line[-2:] for line in batch]) == b'"}' * len(batch)
-        macs = self.mac.hexdigests([line[:-_MAC_BYTES] for line in batch])
-        return b"".join([line[-66:] for line in batch]) == b'"}'.join([*macs, b""])
+            return b"".join(_cut(batch, -2)) == b'"}' * len(batch)
+        macs = self.mac.hexdigests(_cut(batch, None, -_MAC_BYTES))
+        return b"".join(_cut(batch, -66)) == b'"}'.join([*macs, b""])
 
     def _pair(self, batch: Sequence[bytes], first: int, end: int) -> int:
         """Note the requests that lines open and close, where a line's own members end at `end`; return how many open.
 
         All are opened before any is closed, which is the same, since a line closes only what is above it.
         """
-        kinds = bytes([line[2] for line in batch])
-        requests = [seq for seq, kind in enumerate(kinds, first) if kind == _T_BYTE]
+        typed = bytes(map(_THIRD, batch)).translate(_IS_TYPED)
+        requests = list(compress(count(first), typed))
         self.pending.update(requests)
-        for place, last in enumerate(bytes([line[end - 1] for line in batch])):
-            if 48 <= last <= 57 and kinds[place] != _T_BYTE:
-                _, lead, digits = batch[place][end - 25 : end].rpartition(_OF_LEAD)
-                if lead and digits.isdigit() and int(digits) < first + place:
-                    self.pending.discard(int(digits))
+        closing = bytes(map(itemgetter(end - 1), batch)).translate(_IS_DIGIT)
+        for place in compress(count(), closing):
+            _, lead, digits = batch[place][end - 25 : end].rpartition(_OF_LEAD)
+            if lead and digits.isdigit() and not typed[place]:
+                of = int(digits)
+                if of < first + place:
+                    self.pending.discard(of)
         return len(requests)
 
     def _follow_open(self, line: bytes) -> None:
@@ -360,6 +374,11 @@ class Chain:
                 if of is None:
                     self._add(self.runs, self.tree.size)
                 self.key_id = members.get("key_id", "")
+
+
+def _cut(lines: Iterable[bytes], start: int | None, stop: int | None = None) -> Iterator[bytes]:
+    """Return the same slice of each line."""
+    return map(itemgetter(slice(start, stop)), lines)
 
 
 def _kind(line: bytes) -> bytes:

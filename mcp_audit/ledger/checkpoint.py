@@ -13,7 +13,16 @@ from dataclasses import dataclass
 
 from mcp_audit.ledger.keys import LogKey, VerifierKey, canonical_b64decode
 
-__all__ = ["BadNote", "Checkpoint", "NotSigned", "open_note", "open_text", "read_unverified", "signed_note"]
+__all__ = [
+    "BadNote",
+    "Checkpoint",
+    "NotSigned",
+    "open_note",
+    "open_text",
+    "read_unverified",
+    "read_well_formed",
+    "signed_note",
+]
 
 MAX_NOTE_CHARS = 1_000_000
 MAX_SIGNATURES = 100  # the format asks for at least 16
@@ -78,6 +87,18 @@ def read_unverified(text: str) -> Checkpoint:
     return _checkpoint(signed + "\n" if blank else text)
 
 
+def read_well_formed(text: str) -> Checkpoint:
+    """Return what a note says if it is one in every part; whose signatures it carries nobody asks.
+
+    Raises:
+        BadNote: it is malformed.
+    """
+    signed, lines = _parts(text)
+    for line in lines:
+        _signature_of(line, None)
+    return _checkpoint(signed)
+
+
 def _checkpoint(text: str) -> Checkpoint:
     origin, *rest = text.removesuffix("\n").split("\n")
     if len(rest) < 2 or not _SIZE.fullmatch(rest[0]) or not all(rest[2:]):
@@ -100,6 +121,19 @@ def open_text(text: str, key: VerifierKey) -> str:
 
     Source: c2sp.org/signed-note
     """
+    signed, lines = _parts(text)
+    found = False
+    for signature in [_signature_of(line, key) for line in lines]:
+        if signature is not None and not key.verify(signature, signed.encode()):
+            raise NotSigned("its signature does not fit its text")
+        found = found or signature is not None
+    if not found:
+        raise NotSigned(f"it has no signature of the key {key.vkey}")
+    return signed
+
+
+def _parts(text: str) -> tuple[str, list[str]]:
+    """Return the text that is signed and the signature lines."""
     if len(text) > MAX_NOTE_CHARS:
         raise BadNote(f"it has more than {MAX_NOTE_CHARS} characters")
     if not text.endswith("\n") or re.search(r"[\x00-\x09\x0b-\x1f\ud800-\udfff]", text):
@@ -112,17 +146,10 @@ def open_text(text: str, key: VerifierKey) -> str:
     lines = tail.split("\n")[:-1]
     if len(lines) > MAX_SIGNATURES:
         raise BadNote(f"it has more than {MAX_SIGNATURES} signatures")
-    found = False
-    for signature in [_signature_of(line, key) for line in lines]:
-        if signature is not None and not key.verify(signature, signed.encode()):
-            raise NotSigned("its signature does not fit its text")
-        found = found or signature is not None
-    if not found:
-        raise NotSigned(f"it has no signature of the key {key.vkey}")
-    return signed
+    return signed, lines
 
 
-def _signature_of(line: str, key: VerifierKey) -> bytes | None:
+def _signature_of(line: str, key: VerifierKey | None) -> bytes | None:
     """Return the 64 bytes of the key's signature line, or None for the well-formed line of somebody else."""
     name, _, encoded = line.removeprefix(_SIGNATURE_LEAD).partition(" ")
     if not line.startswith(_SIGNATURE_LEAD) or not name or "+" in name:
@@ -133,7 +160,7 @@ def _signature_of(line: str, key: VerifierKey) -> bytes | None:
         raise BadNote(f"a signature line is unreadable: {error}") from None
     if len(data) < 5:
         raise BadNote("a signature line is too short")
-    if name != key.origin or data[:4] != key.key_id:
+    if key is None or name != key.origin or data[:4] != key.key_id:
         return None
     if len(data) != 4 + 64:
         raise BadNote("the log key's signature has the wrong length")

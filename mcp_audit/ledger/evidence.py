@@ -20,9 +20,11 @@ from urllib.parse import quote
 
 from mcp_audit.errors import LedgerFileError
 from mcp_audit.ledger.damage import TAIL
+from mcp_audit.ledger.regular import is_plain_file, open_regular
 from mcp_audit.ledger.scan import Scanner
 
 __all__ = [
+    "LINE",
     "SQLITE_MAGIC",
     "Beside",
     "CannotLook",
@@ -39,6 +41,8 @@ __all__ = [
     "writer_alive",
 ]
 
+# The line of a row, NULL if it is not stored as text: a BLOB with its very bytes is nothing that SQLite can query.
+LINE = "CASE typeof(line) WHEN 'text' THEN line END"
 SQLITE_MAGIC = b"SQLite format 3\x00"
 # Measured: larger chunks leave the cache, smaller ones cost more calls.
 _CHUNK = 1 << 18
@@ -75,7 +79,7 @@ def look_beside(path: str) -> Beside:
 def small_text(path: str) -> str | None:
     """Return a small file's text, or None; bytes that are not UTF-8 survive as something no signature fits."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path, follow=False) as file:
             return file.read(_MAX_NOTE).decode("utf-8", "surrogateescape")
     except FileNotFoundError:
         return None
@@ -92,17 +96,17 @@ def writer_alive(path: str) -> bool:
     except ImportError:
         return False
     try:
-        descriptor = os.open(path + ".live", os.O_RDONLY | os.O_CLOEXEC)
+        file = open_regular(path + ".live", follow=False)
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:  # some network filesystems: locks nobody can hold say nothing
         return False
     finally:
-        os.close(descriptor)
+        file.close()
     return False
 
 
@@ -123,7 +127,7 @@ def open_bytes(path: str) -> BinaryIO:
         CannotLook: it cannot be opened.
     """
     try:
-        file = open(path, "rb", buffering=0)  # noqa: SIM115
+        file = open_regular(path)
         try:
             if file.read(2) == b"\x1f\x8b":
                 file.close()
@@ -142,8 +146,8 @@ def claimed_origin(path: str, sqlite: bool) -> str | None:
     if sqlite:
         try:
             with open_sqlite(path) as connection:
-                row = connection.execute("SELECT line FROM entries ORDER BY seq LIMIT 1").fetchone()
-            line = row[0] if row else b""
+                row = connection.execute(f"SELECT {LINE} FROM entries ORDER BY seq LIMIT 1").fetchone()  # noqa: S608
+            line = row[0] or b"" if row else b""
         except sqlite3.DatabaseError:
             return None
     else:
@@ -209,6 +213,9 @@ def open_sqlite(path: str) -> Iterator[sqlite3.Connection]:
         CannotLook: locked or not to be opened.
         sqlite3.DatabaseError: the file is corrupt.
     """
+    for beside in (path + "-journal", path + "-wal", path + "-shm"):  # SQLite would wait for a FIFO for ever
+        if os.path.lexists(beside) and not is_plain_file(beside):
+            raise CannotLook(path, f"{beside} is no regular file")
     base = f"file:{quote(os.path.abspath(path))}?mode=ro"
     connection = None
     try:

@@ -7,11 +7,12 @@ must be ours to the letter and the indexes whole: otherwise queries would show w
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from mcp_audit.ledger.damage import TAIL
-from mcp_audit.ledger.evidence import CannotLook, open_sqlite
+from mcp_audit.ledger.evidence import LINE, CannotLook, open_sqlite
 from mcp_audit.ledger.scan import Scanner
 from mcp_audit.ledger.segment import BrokenLine, read_segment
 from mcp_audit.ledger.sqlite_schema import SCHEMA
@@ -29,10 +30,12 @@ def schema_problem(connection: sqlite3.Connection) -> str | None:
     rows = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
     if not rows:
         return _NO_TABLES
-    found = {name.decode("utf-8", "replace"): sql.decode("utf-8", "replace") for name, sql in rows}
-    if found == SCHEMA:
+    # Not as a mapping: a trigger may have the name of a table or a view, and would hide behind it.
+    found = Counter((_as_text(name), _as_text(sql)) for name, sql in rows)
+    expected = Counter(SCHEMA.items())
+    if found == expected:
         return None
-    odd = sorted(name for name in found.keys() | SCHEMA.keys() if found.get(name) != SCHEMA.get(name))
+    odd = sorted({name for name, _ in (found - expected) + (expected - found)})
     return f"the database schema was changed ({', '.join(odd[:5])})"
 
 
@@ -76,11 +79,11 @@ def scan_sqlite(path: str, scanner: Scanner, signed: int | None, progress: Calla
             if problem is not None:
                 return Rows(problem, notes)
             count = 0
-            cursor = connection.execute("SELECT seq, line FROM entries ORDER BY seq")
+            cursor = connection.execute(f"SELECT seq, {LINE} FROM entries ORDER BY seq")  # noqa: S608
             while rows := cursor.fetchmany(_ROWS):
                 scanner.feed_rows(rows)
                 if progress is not None:
-                    count += sum(len(line) for _, line in rows)
+                    count += sum(len(line or b"") for _, line in rows)
                     progress(count)
             # After a fault the check has nothing to add, and over a row that is no JSON it cannot run.
             return Rows(None if scanner.fault else _integrity_problem(connection), notes)
@@ -95,12 +98,14 @@ def begin_rows(connection: sqlite3.Connection, scanner: Scanner) -> str | None:
 
     That line is believed here: it stands further down in the rows, and is checked there like any other.
     """
-    row = connection.execute("SELECT seq, line FROM entries ORDER BY seq LIMIT 1").fetchone()
-    tail = TAIL.search(row[1]) if row else None
+    row = connection.execute(f"SELECT seq, {LINE} FROM entries ORDER BY seq LIMIT 1").fetchone()  # noqa: S608
+    tail = TAIL.search(row[1] or b"") if row else None
     if tail is None or row[0] <= 0:
         return None
     # Not by the column `type`, for which SQLite would parse every row.
-    lines = connection.execute("SELECT line FROM entries WHERE substr(line, 1, 15) = ? ORDER BY seq DESC", (_PRUNE,))
+    lines = connection.execute(
+        "SELECT line FROM entries WHERE typeof(line) = 'text' AND substr(line, 1, 15) = ? ORDER BY seq DESC", (_PRUNE,)
+    )
     for (line,) in lines:
         try:
             segment = read_segment(line)

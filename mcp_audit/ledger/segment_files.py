@@ -10,18 +10,20 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BufferedReader, RawIOBase
 from itertools import pairwise
 from typing import Any, BinaryIO, cast
 
 from mcp_audit.ledger.damage import TAIL
+from mcp_audit.ledger.regular import open_regular
 
 __all__ = [
     "SegmentFile",
     "Survey",
+    "archive_notes",
     "is_archive_name",
     "is_complete",
     "log_of_archive",
@@ -33,9 +35,12 @@ __all__ = [
 
 # What the ledger itself keeps beside a log, and beside an archive: never a segment, however it begins.
 _OURS = (".checkpoint", ".index", ".key", ".live", ".lock", ".pub")
+# What follows the log's name in that of an archive; logrotate's `dateext` writes `-20260611`.
+_JOINT = re.compile(r"\.|-[0-9]")
 # The old inode after a failed sync, kept as evidence: a copy of the active file, and not to be believed.
 _FAILED = re.compile(r"\.failed-[0-9]{8}T[0-9]{6}Z")
 _ARCHIVE = re.compile(r"(.+)\.[0-9]{8}T[0-9]{6}Z(?:\.[0-9]+)?(?:\.gz)?", re.DOTALL)
+_MAX_NAME = 255 - len(".checkpoint")
 _GZIP = b"\x1f\x8b"
 _LEADS = (b'{"type":"open",', b'{"type":"segment",')
 _BLOCK = 1 << 13
@@ -87,7 +92,7 @@ class SegmentFile:
             name, start = previous["name"], previous["start"]
         except (ValueError, KeyError, TypeError, RecursionError):
             return "", -1
-        known = isinstance(name, str) and isinstance(start, int)
+        known = isinstance(name, str) and isinstance(start, int) and _can_be_called(os.path.basename(name))
         return (os.path.basename(name), start) if known else ("", -1)
 
 
@@ -112,15 +117,16 @@ class Survey:
         Where several files have the same start, as after a crash while compressing, the one that the next segment
         names is taken, then one that is called like an archive, then the uncompressed one.
         """
-        files = [self.active] if self.active is not None else []
+        newest_first = [self.active] if self.active is not None else []
         end = self.active.start if self.active is not None and self.active.origin == origin else None
-        starts = {file.start for file in self.others if file.origin == origin}
-        for start in sorted(starts, reverse=True):
-            if end is None or start < end:
-                alike = [file for file in self.others if file.origin == origin and file.start == start]
-                named = files[0].name_of(alike[0]) if files else ""
-                files.insert(0, min(alike, key=lambda file: _rank(file, named)))
-        return files
+        alike: dict[int, list[SegmentFile]] = {}
+        for file in self.others:
+            if file.origin == origin and (end is None or file.start < end):
+                alike.setdefault(file.start, []).append(file)
+        for start in sorted(alike, reverse=True):
+            named = newest_first[-1].name_of(alike[start][0]) if newest_first else ""
+            newest_first.append(min(alike[start], key=lambda file: _rank(file, named)))
+        return newest_first[::-1]
 
 
 def segment_files(log: str, origin: str | None = None) -> list[SegmentFile]:
@@ -177,9 +183,9 @@ def look_at(path: str) -> SegmentFile | None:
     Raises:
         OSError: it cannot be read.
     """
-    with open(path, "rb", buffering=_BLOCK) as file:
+    with BufferedReader(cast(RawIOBase, open_regular(path)), _BLOCK) as file:
         found = os.fstat(file.fileno())
-        if not found.st_size and stat.S_ISREG(found.st_mode):
+        if not found.st_size:
             return None
         gz = file.read(len(_GZIP)) == _GZIP
         file.seek(0)
@@ -191,6 +197,16 @@ def look_at(path: str) -> SegmentFile | None:
     start, origin = (int(tail[2]), tail[1].decode()) if tail else (-1, "")
     identity = (found.st_dev, found.st_ino)
     return SegmentFile(path, os.path.basename(path), start, origin, gz, line if tail else b"", identity, found.st_size)
+
+
+def archive_notes(log: str) -> Iterator[str]:
+    """Yield the names of the archives of a log whose checkpoints are here, whether the archives are or not."""
+    with os.scandir(os.path.dirname(log) or ".") as entries:
+        for entry in entries:
+            name = entry.name.removesuffix(".checkpoint")
+            path = os.path.join(os.path.dirname(log), name)
+            if name != entry.name and is_archive_name(path, log) and entry.is_file(follow_symlinks=False):
+                yield name
 
 
 def is_complete(files: Sequence[SegmentFile]) -> bool:
@@ -220,10 +236,9 @@ def log_of_archive(path: str) -> str | None:
     if match is not None:
         return match[1]
     folder, name = os.path.split(path)
-    parts = name.split(".")
-    for count in range(len(parts) - 1, 0, -1):
-        log = os.path.join(folder, ".".join(parts[:count]))
-        if os.path.lexists(log + ".pub"):
+    for end in reversed(range(1, len(name))):
+        log = os.path.join(folder, name[:end])
+        if _JOINT.match(name, end) and os.path.lexists(log + ".pub"):
             return log
     return None
 
@@ -233,10 +248,18 @@ def _candidates(log: str) -> Iterator[str]:
     with os.scandir(folder or ".") as entries:
         for entry in entries:
             rest = entry.name.removeprefix(name)
-            if rest == entry.name or not rest.startswith(".") or rest.endswith(_OURS) or _FAILED.match(rest):
+            if rest == entry.name or not _JOINT.match(rest) or rest.endswith(_OURS) or _FAILED.match(rest):
                 continue
             if entry.is_file(follow_symlinks=False):
                 yield os.path.join(folder, entry.name)
+
+
+def _can_be_called(name: str) -> bool:
+    """Say whether a file can have this name; what no ledger wrote must not get as far as a system call."""
+    try:
+        return 0 < len(os.fsencode(name)) <= _MAX_NAME and "\0" not in name
+    except UnicodeEncodeError:
+        return False
 
 
 def _rank(file: SegmentFile, named: str) -> tuple[bool, bool, bool, str]:
@@ -262,7 +285,7 @@ def _first_line(file: BinaryIO) -> bytes:
 def _origin_of_sidecar(log: str) -> str:
     """Return the name of the log that the checkpoint beside it is about, unverified; empty if there is none."""
     try:
-        with open(log + ".checkpoint", "rb") as file:
+        with open_regular(log + ".checkpoint", follow=False) as file:
             return file.readline(_BLOCK).decode("utf-8", "replace").removesuffix("\n")
     except OSError:
         return ""

@@ -31,10 +31,12 @@ import base64
 import gzip
 import hashlib
 import hmac
+import io
 import json
 import os
 import re
 import sqlite3
+import stat
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -51,7 +53,7 @@ TAIL = re.compile(f',"log":"({ORIGIN})","seq":({NUMBER}),"prev":"({HEX})"(?:,"ma
 TAIL_BYTES = 450  # no tail is longer
 OF = re.compile(f',"of":({NUMBER})\\Z'.encode())
 TYPE = re.compile(rb'{"type":"([^"\\]*)"')
-CONTROL = re.compile(rb"[\x00-\x1f]")
+LONGEST = 1 << 30  # bytes of a line
 ARCHIVE = re.compile(r"\.[0-9]{8}T[0-9]{6}Z(\.[0-9]+)?(\.gz)?\Z")
 PARSED = {"open", "close", "segment", "prune", "recovery", "gap"}  # of other lines only the tail is read
 
@@ -242,15 +244,20 @@ class Note(NamedTuple):
 def read_note(data: bytes) -> Note:
     """Parse a note; ValueError if it is none."""
     body, blank, signatures = data.decode("utf-8").rpartition("\n\n")
-    match = re.fullmatch(rf"({ORIGIN})\n({NUMBER})\n([A-Za-z0-9+/=]+)", body)
+    match = re.fullmatch(rf"({ORIGIN})\n({NUMBER})\n([A-Za-z0-9+/=]+)(?:\n[^\n]+)*", body)
     if not blank or match is None or not signatures.endswith("\n"):
         raise ValueError("not a checkpoint")
     signed = []
-    for line in signatures[:-1].split("\n"):
+    lines = signatures[:-1].split("\n")
+    if len(lines) > 100 or re.search("[\x00-\x09\x0b-\x1f]", body + signatures):
+        raise ValueError("too many signatures, or control characters")
+    for line in lines:
         parts = re.fullmatch("\u2014 ([^ +]+) ([A-Za-z0-9+/=]+)", line)
         if parts is None:
             raise ValueError("not a signature line")
         raw = b64(parts[2])
+        if len(raw) < 5:
+            raise ValueError("no signature")
         signed.append((parts[1], raw[:4], raw[4:]))
     return Note(match[1], int(match[2]), b64(match[3], 32), f"{body}\n".encode(), signed)
 
@@ -269,8 +276,11 @@ def members_of(line: bytes) -> dict[str, Any]:
     return members
 
 
-def seqs(value: Any) -> set[int]:
-    return {seq for seq in value if type(seq) is int} if isinstance(value, list) else set()
+def seqs(value: Any) -> list[int]:
+    """Read a list of places in the log; Broken if it is none."""
+    if not isinstance(value, list) or not all(type(seq) is int for seq in value):
+        raise Broken("is damaged")
+    return value
 
 
 class State(NamedTuple):
@@ -288,7 +298,9 @@ def read_state(members: dict[str, Any], start: str) -> State:
     try:
         frontier = [b64(node, 32) for node in members["frontier"]]
         pending, runs = seqs(members["pending"]), seqs(members["runs"])
-        state = State(members[start], frontier, pending, runs, members.get("key_id", ""))
+        state = State(members[start], frontier, set(pending), set(runs), members.get("key_id", ""))
+        if sorted(state.pending) != pending or sorted(state.runs) != runs or not isinstance(members["vkey"], str):
+            raise ValueError("not in order")
         if type(state.start) is int and state.start > 0 and len(frontier) == bin(state.start).count("1"):
             return state
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -308,7 +320,7 @@ class Chain:
         self.runs: set[int] = set()
         self.key_id = ""
         self.keys: dict[str, bytes] = {}  # of the MACs, by key_id
-        self.prunes: list[tuple[int, Any, Any]] = []  # seq, from, to
+        self.prunes: list[tuple[int, int, int]] = []  # seq, from, to
         self.with_mac = self.without_mac = self.checked_mac = 0
         self.newer_format = False
         self.notices: list[str] = []
@@ -336,7 +348,7 @@ class Chain:
         """Return type, members (of rare lines) and `of` (-1 without) of the next line; Broken if it is not that."""
         tail = TAIL.search(line, max(0, len(line) - TAIL_BYTES))
         type_ = TYPE.match(line)
-        if tail is None or CONTROL.search(line) or not (type_ or line.startswith(b'{"id":"')):
+        if tail is None or not line.startswith((b'{"id":"', b'{"type":"')):
             raise Broken("is damaged")
         if tail[1].decode() != self.origin:
             raise Broken(f"is missing: a line of another log stands here ({tail[1].decode()})")
@@ -346,6 +358,8 @@ class Chain:
             raise Broken(f"or seq {self.size - 1} was changed (prev does not match)")
         kind = type_[1].decode("utf-8", "replace") if type_ else ""
         members = members_of(line) if kind in PARSED else {}
+        if kind in ("open", "close"):
+            seqs(members.setdefault("unclosed", []))
         if self.size == 0 and kind != "open":
             raise Broken("is no opening line")
         self.check_mac(line, tail, members.get("key_id", "") if kind == "open" else self.key_id)
@@ -387,13 +401,15 @@ class Chain:
             self.newer_format |= members.get("v") != 1
             if of not in self.runs:  # one that was `replaced` goes on under its first open
                 self.runs.add(self.size)
-            self.runs -= seqs(members.get("unclosed"))
+            self.runs.difference_update(members["unclosed"])
         elif kind == "close":
-            self.runs -= {of} | seqs(members.get("unclosed"))
+            self.runs.difference_update([of], members["unclosed"])
         elif kind == "gap":
             self.notices.append(f"seq {self.size}: {members.get('lost', 'some')} entries are known to be missing")
         elif kind == "prune":
-            self.prunes.append((self.size, members.get("from"), members.get("to")))
+            from_, to = members.get("from"), members.get("to")
+            if type(from_) is type(to) is int and 0 <= from_ < to <= self.size:
+                self.prunes.append((self.size, from_, to))
         elif kind == "recovery":
             whole = members.get("salvageable")
             edit = f"; {whole} WHOLE LINES WITH A VALID MAC WERE AMONG THEM: edited rather than torn?" if whole else ""
@@ -423,6 +439,19 @@ class Torn:
         return same and type(checkpoint) is int and checkpoint <= size
 
 
+def is_plain(path: str) -> bool:
+    return os.path.isfile(path) and not os.path.islink(path)
+
+
+def open_regular(path: str, links: int = 0) -> io.BufferedReader:
+    """Open a file that can be read to its end: whoever could write there may have put a FIFO or a device."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | links)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path} is no regular file")
+    return open(descriptor, "rb")
+
+
 class LogFile:
     """One file, plain or gzipped; what it is called does not matter, only what it holds. Its first line says what."""
 
@@ -431,23 +460,27 @@ class LogFile:
         self.bytes, self.sha256 = 0, ""
         with self.open() as file:
             self.first_line = file.readline(1 << 26).rstrip(b"\n")
-        self.seq, self.previous = -1, None
+        self.seq, self.origin, self.previous = -1, "", None
         tail = TAIL.search(self.first_line)
         if tail and self.first_line.startswith((b'{"type":"open"', b'{"type":"segment"')):
-            self.seq = int(tail[2])
+            self.seq, self.origin = int(tail[2]), tail[1].decode()
             with suppress(Broken):
                 self.previous = members_of(self.first_line).get("previous")
 
     def open(self) -> BinaryIO:
-        with open(self.path, "rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-        return gzip.open(self.path, "rb") if packed else open(self.path, "rb")  # type: ignore[return-value]
+        file = open_regular(self.path)
+        packed = file.peek(2)[:2] == b"\x1f\x8b"
+        if not packed:
+            return file
+        unpacked = gzip.GzipFile(fileobj=file)
+        unpacked.myfileobj = file  # type: ignore[assignment]  # which it then closes as well
+        return unpacked  # type: ignore[return-value]
 
     def lines(self) -> Iterator[bytes]:
         """Yield the lines with their LF; then `bytes` and `sha256` are those of the whole uncompressed file."""
         total, digest = 0, hashlib.sha256()
         with self.open() as file:
-            for line in file:  # of a binary file: split on LF only
+            for line in iter(lambda: file.readline(LONGEST), b""):  # splits on LF only
                 total += len(line)
                 digest.update(line)
                 yield line
@@ -464,11 +497,14 @@ class LogFile:
 
 def check_file(chain: Chain, file: LogFile, before: LogFile | None) -> Torn:
     """Follow the lines of one file; return the bytes torn at its end. Broken: a fault that no later line can heal."""
-    torn = Torn()
+    torn, inside = Torn(), False
     for number, raw in enumerate(file.lines()):
+        partial, inside = inside, len(raw) == LONGEST and not raw.endswith(b"\n")
         line = raw[:-1] if raw.endswith(b"\n") else raw  # the end of the file counts as the LF of a whole last line
         at = f"line {number + 1}: seq {chain.size}"
         try:
+            if partial or inside:
+                raise Broken("is longer than any line")
             if not chain.origin:
                 chain.begin(line)
             kind, members, of = chain.check(line)
@@ -494,12 +530,13 @@ def beside(path: str) -> list[str]:
     """Return the regular files whose names continue that of the log, archives among them."""
     folder, name = os.path.split(path)
     names = sorted(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else []
-    paths = [os.path.join(folder, other) for other in names if other.startswith(name + ".")]
+    continued = re.compile(re.escape(name) + r"(?:\.|-[0-9])")  # `-20260611` is what logrotate's dateext writes
+    paths = [os.path.join(folder, other) for other in names if continued.match(other)]
     return [other for other in paths if os.path.isfile(other) and not os.path.islink(other)]
 
 
-def files_of(path: str, active: LogFile | None) -> list[LogFile]:
-    """Return the files of the log, oldest first, as far back as each is named by the next and can be found."""
+def files_of(path: str, active: LogFile | None) -> tuple[list[LogFile], list[LogFile]]:
+    """Return the files of the log, oldest first, as far back as each is named by the next, and older ones left over."""
     others: list[LogFile] = []
     for other in beside(path):
         with suppress(OSError, EOFError, zlib.error):  # if it is part of the log, it will be missed
@@ -515,7 +552,8 @@ def files_of(path: str, active: LogFile | None) -> list[LogFile]:
             break
         # Of several copies the right one; a single one that was changed is followed, to show where.
         files.insert(0, next((file for file in alike if len(alike) > 1 and same(file, previous)), alike[0]))
-    return files
+    left = [file for file in others if files and file.seq < files[0].seq and file.origin == files[0].origin]
+    return files, left
 
 
 def same(file: LogFile, previous: Any) -> bool:
@@ -543,22 +581,21 @@ def expected_schema() -> dict[str, str]:
     columns = ["seq INTEGER PRIMARY KEY", "line TEXT NOT NULL"]
     for name, type_, arrow in (column.split() for column in COMPUTED.split(", ")):
         columns.append(f"{name} {type_} GENERATED ALWAYS AS (line {arrow} '$.{name}') VIRTUAL")
-    indexed = ("timestamp", "id", "method", "tool_name", "client_id")
+    indexed = ("timestamp", "id", "method", "tool_name", "client_id", "outcome")
     return {
         "entries": f"CREATE TABLE entries ({', '.join(columns)})",
         **{f"entries_{name}": f"CREATE INDEX entries_{name} ON entries({name})" for name in indexed},
+        "entries_of": "CREATE INDEX entries_of ON entries(of) WHERE of IS NOT NULL",
         "checkpoints": "CREATE TABLE checkpoints (size INTEGER PRIMARY KEY, note TEXT NOT NULL)",
         "meta": "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
         "audit_entries": f"CREATE VIEW audit_entries AS SELECT {SEED_VIEW} FROM entries WHERE type IS NULL",  # noqa: S608
     }
 
 
-def normal(sql: str | None) -> str:
-    """Leave out the spaces that mean nothing."""
-    return re.sub(r" ?([(),]) ?", r"\1", re.sub(r"\s+", " ", sql or "")).strip()
-
-
 def open_database(path: str) -> sqlite3.Connection:
+    for other in (path + "-journal", path + "-wal", path + "-shm"):
+        if os.path.lexists(other) and not is_plain(other):
+            raise CannotLook(f"{other} is no regular file")
     uri = f"file:{quote(os.path.abspath(path))}?mode=ro"
     at_rest = not os.path.exists(path + "-wal") or os.path.getsize(path + "-wal") == 0
     for options in ("", "&immutable=1") if at_rest else ("",):  # a folder that cannot be written needs the second
@@ -576,18 +613,14 @@ def open_database(path: str) -> sqlite3.Connection:
 
 
 def check_schema(database: sqlite3.Connection) -> bool:
-    """Compare the schema before anything else runs in it; False if there are no tables at all."""
-    found = {
-        name.decode(): normal((sql or b"").decode("utf-8", "replace"))
-        for name, sql in database.execute("SELECT name, sql FROM sqlite_schema")
-        if not (name.startswith(b"sqlite_autoindex_") and sql is None)
-    }
-    expected = {name: normal(sql) for name, sql in expected_schema().items()}
-    for column in (column.split()[0] for column in COMPUTED.split(", ")):  # integrity_check covers any index like these
-        if f"entries_{column}" in found:
-            expected[f"entries_{column}"] = f"CREATE INDEX entries_{column} ON entries({column})"
-    wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
-    if found and wrong:
+    """Compare the schema before anything else runs in it; False if there are no tables at all.
+
+    As a list: a trigger may have the name of a table or a view, and would hide behind it in a mapping.
+    """
+    rows = database.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
+    found = sorted((name.decode("utf-8", "replace"), sql.decode("utf-8", "replace")) for name, sql in rows)
+    if found and found != sorted(expected_schema().items()):
+        wrong = sorted({name for name, _ in set(found) ^ set(expected_schema().items())} or {"a name twice"})
         raise Broken(f"its schema was changed ({', '.join(wrong)})")
     return bool(found)
 
@@ -597,9 +630,11 @@ def check_rows(chain: Chain, database: sqlite3.Connection) -> None:
     rows = database.execute("SELECT seq, line, typeof(line) FROM entries ORDER BY seq")
     for number, (seq, line, type_) in enumerate(rows):
         try:
+            if type_ != b"text":
+                raise Broken("was changed (it is no text)")
             if number == 0:
                 chain.begin(line, state_at(database, seq) if seq else None)
-            if seq != chain.size or type_ != b"text":
+            if seq != chain.size:
                 raise Broken(f"is missing: row {seq} stands here")
             kind, members, of = chain.check(line)
             if kind == "segment" or not Torn().covered_by(kind, members, seq):
@@ -614,11 +649,12 @@ def check_rows(chain: Chain, database: sqlite3.Connection) -> None:
 
 def state_at(database: sqlite3.Connection, first: int) -> State:
     """Return the state that the `prune` line recorded which let everything before `first` go."""
-    query = 'SELECT line FROM entries WHERE substr(line, 1, 15) = \'{"type":"prune"\' ORDER BY seq DESC'
-    for (line,) in database.execute(query):
-        members = members_of(line)
-        if members.get("to") == first:
-            return read_state(members, "to")
+    query = "SELECT line FROM entries WHERE typeof(line) = 'text' AND substr(line, 1, 15) = ? ORDER BY seq DESC"
+    for (line,) in database.execute(query, ('{"type":"prune"',)):
+        with suppress(Broken):
+            state = read_state(members_of(line), "to")
+            if state.start == first:
+                return state
     raise Broken(f"is missing: row {first} stands here, and no prune line explains it")
 
 
@@ -630,22 +666,24 @@ def writer_alive(path: str) -> bool:
     try:
         import fcntl
 
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        file = open_regular(path, os.O_NOFOLLOW)
     except (ImportError, OSError):
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
+    except OSError:  # some network filesystems: locks nobody can hold say nothing
+        return False
     finally:
-        os.close(descriptor)  # which also unlocks
+        file.close()  # which also unlocks
     return False
 
 
 def small_file(path: str) -> bytes | None:
-    """Return what it holds, None if there is none."""
+    """Return what a file beside a log holds, None if there is none; a link is not followed."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path, getattr(os, "O_NOFOLLOW", 0)) as file:
             return file.read(1 << 20)
     except FileNotFoundError:
         return None
@@ -715,13 +753,16 @@ class Case:
         """Read the log, whatever it is, and judge it."""
         header = b""
         if os.path.exists(self.path):
-            with open(self.path, "rb") as file:
+            with open_regular(self.path) as file:
                 header = file.read(16)
         if header == b"SQLite format 3\x00":
             problem = self.read_database()
         else:
             problem = self.read_files(LogFile(self.path) if header else None)
-        if self.chain.size:
+        if header and not (self.note or self.pub or self.pinned or self.chain.origin):
+            self.faults.clear()  # nothing says whose log this should be
+            self.doubts.append("its first line names no log: no ledger, or one of the Go program (verify --legacy)")
+        elif self.chain.size:
             self.judge()
         elif problem:
             self.judge_nothing(problem)
@@ -736,6 +777,7 @@ class Case:
                     self.keep_note(f"the stored checkpoint {size}", bytes(text))
                 self.chain.watched.update(note.size for note in self.other_notes.values())
                 check_rows(self.chain, database)
+                self.check_prune(None)
         except Broken as fault:
             reason = str(fault)
         except sqlite3.DatabaseError as error:
@@ -746,26 +788,29 @@ class Case:
         return "" if reason else "the log is empty"
 
     def read_files(self, active: LogFile | None) -> str:
-        files = [active] if self.alone and active else files_of(self.path, active)
+        files, left = ([active], []) if self.alone and active else files_of(self.path, active)
         if not files:
             return "the log is missing"
-        if not self.has_sidecar and self.pub is None and self.is_of_go_program(files[0].first_line):
-            self.doubts.append("this is a log of the Go program that came before: use mcp-audit verify --legacy")
-            return ""
         if active is None:
             self.loose_ends.append("a rotation was interrupted: there is no active file")
         for before, file in zip([None, *files[:-1]], files):  # noqa: B905  strict is new in 3.10
             if not self.read_file(file, before, last=file is files[-1]):
                 return ""
         self.check_prune(files[0].previous)
+        self.check_left_over(left)
         return ""
 
-    def is_of_go_program(self, line: bytes) -> bool:
-        try:
-            members = members_of(line)
-        except Broken:
-            return False
-        return "id" in members and "log" not in members
+    def check_left_over(self, files: list[LogFile]) -> None:
+        """Old files that a `prune` line let go and that are still here, with gaps between them, hold by themselves."""
+        for file in files:
+            chain = Chain(self.chain.secrets, self.chain.watched)
+            try:
+                reason = check_file(chain, file, None).reason
+            except Broken as fault:
+                reason = str(fault)
+            if reason or chain.size > self.chain.first:
+                self.faults.append(f"{file.name}: {reason or 'it does not end where the next file begins'}")
+            self.chain.roots = {**chain.roots, **self.chain.roots}
 
     def read_file(self, file: LogFile, before: LogFile | None, last: bool) -> bool:
         """Check one file and tell whether it makes sense to go on."""
@@ -794,14 +839,13 @@ class Case:
 
     def check_prune(self, previous: Any) -> None:
         """What is missing before the first file must be announced by a `prune` line that was signed before it went."""
-        first, covered = self.chain.first, self.note.size if self.note else 0
+        first = self.chain.first
+        covered = max((note.size for note in [self.note, *self.other_notes.values()] if note), default=self.chain.size)
         if self.alone and first:
             self.notices.append(f"seq 0 to {first - 1} are in other files and were not checked")
-        elif first:
-            prunes = [(from_, to) for seq, from_, to in self.chain.prunes if seq < covered]
-            if not any(type(from_) is type(to) is int and from_ < first <= to for from_, to in prunes):
-                name = previous.get("name") if isinstance(previous, dict) else None
-                self.faults.append(f"the file before seq {first} ({name}) is missing, and no signed prune line says so")
+        elif first and not any(seq < covered and from_ < first <= to for seq, from_, to in self.chain.prunes):
+            name = previous.get("name") if isinstance(previous, dict) else None
+            self.faults.append(f"the file before seq {first} ({name}) is missing, and no signed prune line says so")
 
     # judging
 
@@ -829,6 +873,8 @@ class Case:
         elif not self.has_sidecar:
             self.doubts.append("the checkpoint beside the log is missing")
         for name, note in self.other_notes.items():
+            if name.endswith(".checkpoint") and self.note is not None and note.size > self.note.size:
+                self.faults.append(f"the checkpoint beside the log is older than {name}: it was rolled back")
             ours = note.origin == chain.origin and (self.key is None or note.signed_by(self.key))
             if not ours or note.size > chain.size or chain.roots.get(note.size, note.root) != note.root:
                 self.faults.append(f"{name} is no checkpoint of this log")
@@ -1004,10 +1050,8 @@ def _print(report: dict[str, Any]) -> None:
 
 
 def _file(path: str) -> bytes:
-    data = small_file(path)
-    if data is None:
-        raise CannotLook(f"{path}: there is no such file")
-    return data
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import gzip
 import os
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from ledger_forge import SECRET, Forge, rotated_log
 
 from mcp_audit.ledger.keys import LogKey
-from mcp_audit.ledger.segment_files import is_archive_name, log_of_archive, look_at, segment_files, survey
+from mcp_audit.ledger.segment_files import (
+    SegmentFile,
+    Survey,
+    is_archive_name,
+    log_of_archive,
+    look_at,
+    segment_files,
+    survey,
+)
 
 
 @pytest.fixture
@@ -66,6 +76,25 @@ def test_of_copies_one_is_taken(log: Path) -> None:
     assert names(log)[0] == ("audit.jsonl.20250101T000000Z", 0)
 
 
+def test_thousands_of_archives_are_gone_through_once(log: Path) -> None:
+    """Writers choose under the append lock; going through all files for each of them would hold up everybody."""
+
+    class Counted(tuple[SegmentFile, ...]):
+        rounds = 0
+
+        def __iter__(self) -> Iterator[SegmentFile]:
+            Counted.rounds += 1
+            return super().__iter__()
+
+    found = survey(str(log))
+    assert found.active is not None
+    many = Counted(replace(found.others[0], start=-2 - number, name=f"a.{number}") for number in range(50))
+    chosen = Survey(found.active, many, {}).chosen(found.active.origin)
+
+    assert [file.start for file in chosen[:-1]] == list(range(-51, -1))
+    assert Counted.rounds == 1
+
+
 def test_without_the_active_file(log: Path) -> None:
     """While it is renamed the archives are found by the name in the checkpoint; nothing at all is an empty list."""
     log.unlink()
@@ -116,6 +145,8 @@ def test_a_first_line_that_is_long(tmp_path: Path) -> None:
         pytest.param("a.jsonl.20260610T214605Z", "a.jsonl", id="plain"),
         pytest.param("a.jsonl.20260610T214605Z.2.gz", "a.jsonl", id="numbered-gzip"),
         pytest.param("b.jsonl.1", "b.jsonl", id="renamed"),
+        pytest.param("b.jsonl-20260610.gz", "b.jsonl", id="logrotate-dateext"),
+        pytest.param("b.jsonl-other", None, id="another-log"),
         pytest.param("b.jsonl", None, id="log"),
         pytest.param("c.jsonl.1", None, id="no-log-of-that-name"),
     ],

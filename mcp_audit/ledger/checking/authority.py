@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mcp_audit.ledger.checkpoint import BadNote, Checkpoint, open_note, read_unverified
+from mcp_audit.ledger.checkpoint import BadNote, Checkpoint, open_note, read_well_formed
 from mcp_audit.ledger.keys import BadKey, NoEd25519, VerifierKey
 
 __all__ = ["Authority", "origin_of_note"]
@@ -59,14 +59,14 @@ class Authority:
         except NoEd25519 as error:
             self.unknown = str(error)
         try:
-            return read_unverified(text)
+            return read_well_formed(text)
         except BadNote as error:
             return f"the {what} is damaged: {error}"
 
 
 def origin_of_note(text: str | None) -> str | None:
-    """Return the name of the log that a note is about, unverified; None if it is no note."""
+    """Return the name of the log that a note is about, unverified; None if it is no whole note."""
     try:
-        return read_unverified(text or "").origin
+        return read_well_formed(text or "").origin
     except BadNote:
         return None

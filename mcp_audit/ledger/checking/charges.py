@@ -37,6 +37,7 @@ class Case:
         files: in the order of their lines, the active one last.
         alone: the path of the log, if one archive of it is checked alone.
         notes: for each file the checkpoint that covers it to its end; that of the last one may be older.
+        strays: the checkpoints of archives that are not here, by what to call them.
         note: the newest checkpoint; against: the one that somebody kept.
     """
 
@@ -49,6 +50,7 @@ class Case:
     alive: bool = False
     secrets_given: bool = False
     notes: list[Checkpoint | None] = field(default_factory=list)
+    strays: dict[str, Checkpoint] = field(default_factory=dict)
     note: Checkpoint | None = None
     against: Checkpoint | None = None
     notices: list[str] = field(default_factory=list)
@@ -136,9 +138,11 @@ class Charges:
             known = own is not None and self.findings[place].fault is None and own.size in self.roots
             if own is not None and known and not self.holds(own):
                 self._blame(place, f"the lines up to seq {own.size - 1} are not those its checkpoint signed")
+        self._accuse_strays()
         if note is None:
             return
-        newest = max((own for own in case.notes if own is not None), key=lambda own: own.size, default=note)
+        known_notes = (own for own in (*case.notes, *case.strays.values()) if own is not None)
+        newest = max(known_notes, key=lambda own: own.size, default=note)
         if newest.size > note.size:
             covers = f"it covers {note.size} lines, the one of an archive {newest.size}"
             self._blame(self.end, f"the checkpoint beside the log was rolled back: {covers}", moving=True)
@@ -157,6 +161,15 @@ class Charges:
                 self._blame(
                     self.end, f"the lines up to seq {size - 1} are not those a checkpoint in the database signed"
                 )
+
+    def _accuse_strays(self) -> None:
+        """The archive may be gone, its checkpoint still has to be one of this log."""
+        for what, stray in self.case.strays.items():
+            if stray.size > self.last.size and self.last.fault is None:
+                missing = f"seq {self.last.size} to {stray.size - 1}"
+                self._blame(self.end, f"{missing} are missing: the {what} covers them", moving=True)
+            elif stray.size in self.roots and not self.holds(stray):
+                self._blame(self.end, f"the lines up to seq {stray.size - 1} are not those that the {what} signed")
 
     def _accuse_against(self) -> None:
         """Require the log to extend the note that somebody kept."""

@@ -104,7 +104,7 @@ def _gap(joined: Joined, first: int, after: Part, prunes: Sequence[Prune], stran
     """Judge the absence of the lines from `first` up to the beginning of a file."""
     start = after.finding.start
     # Oldest go first, so a prune line lets go all before its end; those about earlier lines went with them.
-    allowed = max(prunes, key=lambda prune: prune.to, default=None)
+    allowed = max((p for p in prunes if p.from_ < start), key=lambda prune: prune.to, default=None)
     if start <= first:
         return
     if allowed is not None and start <= allowed.to:

@@ -128,7 +128,8 @@ class _Judge:
             "against": self.charges.holds(self.charges.case.against),
         }
         if self.charges.last.strict is not None:
-            checks["strict"] = all(f.strict is None or f.strict.fault is None for f in findings)
+            conform = all(f.strict is None or f.strict.fault is None for f in findings)
+            checks["strict"] = None if conform and len(scanned) < len(findings) else conform
         return checks
 
     def _files(self, verdict: Verdict, reason: str) -> list[CheckedFile]:
@@ -162,7 +163,8 @@ class _Judge:
             notices.append(f"{orphans} requests were never answered (orphan)")
         hashed = sum(finding.nodes is None for finding in findings)
         if hashed:
-            notices.append(f"{hashed} archives were compared by their hash only (--fast): their MACs were not checked")
+            lines = "their lines, and with them MACs" + (" and --strict" if self.charges.last.strict else "")
+            notices.append(f"{hashed} archives were compared by their hash only (--fast): {lines}, were not checked")
         backwards = self._backwards()
         if backwards:
             notices.append(f"time goes backwards {backwards} times; seq gives the order")

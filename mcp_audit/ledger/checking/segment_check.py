@@ -11,6 +11,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -29,6 +30,7 @@ from mcp_audit.ledger.segment_files import look_at
 __all__ = ["Finding", "Moved", "Order", "StrictFinding", "check_file"]
 
 _PRUNE = b'\n{"type":"prune"'
+_MAX_PRUNE = 1 << 24
 
 
 class Moved(Exception):
@@ -191,7 +193,10 @@ def _conclude(finding: Finding, scanner: Scanner, note: Checkpoint | None) -> No
 def _hash(order: Order, progress: Callable[[int], None] | None) -> Finding:
     """Learn no more than the file's hash, what its first line says, and its `prune` lines."""
     finding = Finding()
-    begin = look_at(order.path)
+    try:
+        begin = look_at(order.path)
+    except FileNotFoundError as error:
+        raise Moved(order.path) from error
     line = begin.first_line if begin else b""
     try:
         finding.segment = read_segment(line) if line.startswith(b'{"type":"segment"') else None
@@ -226,7 +231,7 @@ class _PruneLines:
         while place >= 0:
             end = data.find(b"\n", place + 1)
             if end < 0:
-                self._rest = data[place:]
+                self._rest = data[place:] if len(data) - place <= _MAX_PRUNE else b""
                 return
             self._take(data[place + 1 : end])
             place = data.find(_PRUNE, end)
@@ -234,5 +239,5 @@ class _PruneLines:
 
     def _take(self, line: bytes) -> None:
         tail = TAIL.search(line)
-        if tail is not None:
-            self.found += prune_of(json.loads(line), int(tail[2]))
+        with suppress(ValueError, RecursionError):  # the hash that would vouch for the line is not compared yet
+            self.found += prune_of(json.loads(line), int(tail[2])) if tail is not None else []

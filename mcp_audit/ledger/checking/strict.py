@@ -1,7 +1,7 @@
 """What `verify --strict` asks of each line beyond the chain: is it what the format says, and does it fit the others?
 
 Pure. Collects the first fault and counts the rest. A line can be chained and signed and still be wrong: then its
-writer was.
+writer was. Most lines are plain (`plain.py`); any other is decoded whole. Both ways find the same.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from mcp_audit.ledger.checking.plain import OUTCOMES, read_plain
+
 __all__ = ["Strict"]
 
 _HEAD = re.compile(
-    rb'\{(?:"type":"request",)?"id":"[^"\\]*","timestamp":"([^"\\]*)","direction":"[^"\\]*","transport":"[^"\\]*",'
-    rb'"method":"(?:[^"\\]|\\.)*"(?:,"request_id":"(?:[^"\\]|\\.)*")?(?:,"tool_name":"(?:[^"\\]|\\.)*")?(,"params":)?'
+    r'\{(?:"type":"request",)?"id":"[^"\\]*","timestamp":"([^"\\]*)","direction":"[^"\\]*","transport":"[^"\\]*",'
+    r'"method":"(?:[^"\\]|\\.)*"(?:,"request_id":"(?:[^"\\]|\\.)*")?(?:,"tool_name":"(?:[^"\\]|\\.)*")?(,"params":)?'
 )
-_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 # Nested values are decoded as lists of pairs, arrays as lists: both are `list` here.
 _TYPES = {
     str: "id timestamp direction transport method request_id tool_name client_id server_id outcome era "
@@ -28,10 +30,6 @@ _TYPES = {
     list: "policy trace http credential marks rewrites redacted elided unclosed predecessor definitions",
 }
 _TYPE_OF = {name: type_ for type_, names in _TYPES.items() for name in names.split()}
-_OUTCOMES = {
-    *("answered", "tool_error", "rpc_error", "denied", "rate_limited"),
-    *("cancelled", "timeout", "lost", "notification", "opaque"),
-}
 _REQUEST = ("direction", "transport", "method", "client_id", "server_id")
 _REQUIRED: Mapping[str, tuple[str, ...]] = {
     "": (*_REQUEST, "duration_ms", "outcome"),
@@ -81,54 +79,80 @@ class Strict:
 
     def _problem(self, seq: int, line: bytes) -> str | None:
         try:
-            pairs = _DECODE(line.decode())
+            text = line.decode()
+        except ValueError:
+            return "it is not strict JSON"
+        try:
+            plain = read_plain(text)
+        except (ValueError, RecursionError):
+            plain = None
+        if plain is None:
+            return self._decoded_problem(seq, text)
+        type_, id_, time, method, tool, params, signature, of = plain
+        self._see(time)
+        problem = self._pairing_problem(seq, "request" if type_ else "", int(of) if of else None, late=False)
+        if problem is None and signature and (secret := self._secret()) is not None:
+            signed = (id_[1:-1], time, method[1:-1], tool[1:-1], params)
+            problem = self._signature_problem(secret, signature[1:-1], *signed)
+        return problem
+
+    def _decoded_problem(self, seq: int, text: str) -> str | None:
+        try:
+            pairs = _DECODER.decode(text)
         except (ValueError, RecursionError):
             return "it is not strict JSON"
         members = dict(pairs)
         if len(members) != len(pairs):
             return "a member is repeated"
         kind = members.get("type", "")
-        problem = _shape_problem(kind, pairs, members) or self._pairing_problem(seq, kind, members)
-        if problem is None and "signature" in members:
-            problem = self._signature_problem(line, members)
+        problem = _shape_problem(kind, pairs, members)
+        if problem is None:
+            late = "late" in members.get("marks", ())
+            problem = self._pairing_problem(seq, kind, members.get("of"), late)
+        if problem is None and "signature" in members and (secret := self._secret()) is not None:
+            problem = self._decoded_signature_problem(secret, text, members)
         time = members.get("timestamp")
         if isinstance(time, str):
-            first, last = self.times
-            self.backwards += time < last
-            self.times = (first or time, time)
+            self._see(time)
         return problem
 
-    def _pairing_problem(self, seq: int, kind: str, members: dict[str, Any]) -> str | None:
+    def _see(self, time: str) -> None:
+        first, last = self.times
+        self.backwards += time < last
+        self.times = (first or time, time)
+
+    def _pairing_problem(self, seq: int, kind: str, of: int | None, late: bool) -> str | None:
         """Each `of` of an exchange or orphan names a request line; a second answer to it is marked late."""
         if self._requests is None:
             self._requests = set(self._pending())
-        of = members.get("of")
         if kind == "request":
             self._requests.add(seq)
         elif kind in ("", "orphan") and of is not None:
             if of in self._requests:
                 self._requests.remove(of)
-            elif "late" not in members.get("marks", ()):
+            elif not late:
                 return f"it closes seq {of}, which is no open request"
         return None
 
-    def _signature_problem(self, line: bytes, members: dict[str, Any]) -> str | None:
-        secret = self._secret()
-        if secret is None:
-            return None
-        self.signatures += 1
-        head = _HEAD.match(line)
-        if head is None:
+    def _decoded_signature_problem(self, secret: bytes, text: str, members: dict[str, Any]) -> str | None:
+        head = _HEAD.match(text)
+        if head is None or (head[2] and text[head.end()].isspace()):
+            self.signatures += 1
             return "its signature covers members that are not where they belong"
-        params = _raw_value(line, head.end()) if head[2] else b""
-        stamp = members["timestamp"]
-        if "." in stamp:
-            stamp = stamp.removesuffix("Z").rstrip("0").rstrip(".") + "Z"
-        text = members["id"] + stamp + members["method"] + members.get("tool_name", "")
+        params = text[head.end() : _DECODER.raw_decode(text, head.end())[1]] if head[2] else ""
+        signed = (members["id"], members["timestamp"], members["method"], members.get("tool_name", ""), params)
+        return self._signature_problem(secret, members["signature"], *signed)
+
+    def _signature_problem(
+        self, secret: bytes, signature: str, id_: str, time: str, method: str, tool: str, params: str
+    ) -> str | None:
+        self.signatures += 1
+        if "." in time:
+            time = time.removesuffix("Z").rstrip("0").rstrip(".") + "Z"
         # Readers of the seed decode a lone surrogate to U+FFFD, so that is what was signed.
-        signed = _SURROGATE.sub("\ufffd", text).encode() + params
+        signed = _SURROGATE.sub("\ufffd", id_ + time + method + tool).encode() + params.encode()
         expected = "hmac-sha256:" + hmac.new(secret, signed, "sha256").hexdigest()
-        return None if expected == members["signature"] else "its signature does not match"
+        return None if expected == signature else "its signature does not match"
 
 
 def _shape_problem(kind: str, pairs: list[tuple[str, Any]], members: dict[str, Any]) -> str | None:
@@ -143,20 +167,18 @@ def _shape_problem(kind: str, pairs: list[tuple[str, Any]], members: dict[str, A
         return f"it lacks {missing[0]}"
     if not _TIMESTAMP.fullmatch(members["timestamp"]):
         return "its timestamp is not RFC 3339 UTC with six decimals"
-    if kind == "" and members["outcome"] not in _OUTCOMES:
+    if kind == "" and members["outcome"] not in OUTCOMES:
         return f"its outcome is unknown: {members['outcome']}"
     return None
-
-
-def _raw_value(line: bytes, start: int) -> bytes:
-    """Return the bytes of the JSON value that begins at `start`."""
-    text = line[start:].decode()
-    _, end = json.JSONDecoder().raw_decode(text)
-    return text[:end].encode()
 
 
 def _no_constant(name: str) -> None:
     raise ValueError(name)
 
 
-_DECODE = json.JSONDecoder(object_pairs_hook=list, parse_constant=_no_constant).decode
+def _integer(digits: str) -> int | float:
+    """Python refuses integers of more than 4300 digits; a payload may have one, a member of ours has not."""
+    return int(digits) if len(digits) < 100 else 0.0
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=list, parse_constant=_no_constant, parse_int=_integer)

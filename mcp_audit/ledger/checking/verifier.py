@@ -1,7 +1,8 @@
 """Decide whether a log is intact: one pass over the bytes of its files, one verdict, the place of the first fault.
 
 Promise: `INTACT` means that every line up to the newest checkpoint is the one that was signed, in its place, and that
-all later ones continue the chain. What could not be checked is said, never assumed. Reads only.
+all later ones continue the chain. What could not be checked is said, never assumed. Reads only. Long because what is
+evidence, and which of it is missing, is settled here before anything is judged.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ from mcp_audit.ledger.evidence import (
     writer_alive,
 )
 from mcp_audit.ledger.keys import VerifierKey
+from mcp_audit.ledger.regular import is_plain_file
 from mcp_audit.ledger.segment_files import (
     SegmentFile,
     Survey,
+    archive_notes,
     is_complete,
     log_of_archive,
     look_at,
@@ -142,7 +145,9 @@ class _Attempt:
         if not files:
             return self._nothing_there()
         case = self._case(authority, files)
-        parts = self._check(case, self.asked.fast and len(files) > 1)
+        # Hashes count if the last `segment` line does, from which all others follow: a checkpoint must cover it.
+        signed = case.note is not None and case.note.size > files[-1].start
+        parts = self._check(case, self.asked.fast and len(files) > 1 and signed)
         report = judge(case, parts)
         if report.verdict is Verdict.TAMPERED and any(part.finding.nodes is None for part in parts):
             # A hash says that something differs, not where.
@@ -204,6 +209,8 @@ class _Attempt:
             case.against = case.read(self.asked.against, "note given with --against")
         *archives, _ = range(len(files))
         case.notes += [self._own_note(case, place, files[place + 1]) for place in archives]
+        if self.alone is None:
+            case.strays = self._stray_notes(case)
         interrupted = self.alone is None and self.survey.active is None
         case.notes.append(self._own_note(case, len(files) - 1, None) if interrupted else case.note)
         return case
@@ -215,12 +222,25 @@ class _Attempt:
         end = after.start if after is not None and named else None
         paths = [os.path.join(os.path.dirname(file.path), named) + ".checkpoint"] if named else []
         for path in dict.fromkeys([*paths, file.note_path]):
-            text = small_text(path)
+            text = small_text(path) if is_plain_file(path) else None
             note = case.read(text, f"checkpoint {os.path.basename(path)}", place) if text is not None else None
             if note is not None and end in (None, note.size):
                 return note
         case.notices.append(f"{file.name} has no checkpoint of its own; the newest one covers it, too")
         return None
+
+    def _stray_notes(self, case: Case) -> dict[str, Checkpoint]:
+        """Return the notes that stayed when their archives went; they still say what the lines up to there were."""
+        strays = {}
+        here = {plain_name(file.name) for file in case.files}
+        folder = os.path.dirname(self.path)
+        for name in sorted(set(archive_notes(self.path)) - here):
+            what = f"checkpoint {name}.checkpoint"
+            text = small_text(os.path.join(folder, name) + ".checkpoint")
+            note = case.read(text, what) if text is not None else None
+            if note is not None:
+                strays[what] = note
+        return strays
 
     def _check(self, case: Case, fast: bool) -> list[Part]:
         """Check every file by itself, the largest ones at the same time."""
@@ -249,7 +269,7 @@ class _Attempt:
         file, note = case.files[place], case.notes[place]
         last = place == len(case.files) - 1
         end = None if last else case.files[place + 1].start
-        kept = [other.size for other in (case.note, case.against) if other is not None]
+        kept = [other.size for other in (case.note, case.against, *case.strays.values()) if other is not None]
         watch = tuple(sorted({size for size in kept if file.start <= size and (end is None or size <= end)}))
         return Order(
             file.path,

@@ -1,0 +1,419 @@
+"""Forgers against both verifiers: the package's and the one that shares no code with it come to the same exit code.
+
+The forger here can write beside the log, but has no key: whatever he does, and however odd the file he leaves, the
+verdict is one of the five, is the same from both, and `--fast` is never kinder than the full check.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ledger_forge import KEY, ORIGIN, OTHER_KEY, SECRET, Forge, closed_log, rotated_log
+
+from mcp_audit.ledger import standalone_verify
+from mcp_audit.ledger.checking.verifier import verify
+from mcp_audit.ledger.checkpoint import Checkpoint, signed_note
+from mcp_audit.ledger.evidence import CannotLook
+from mcp_audit.ledger.segment import Previous, prune_members, segment_members
+
+fcntl = pytest.importorskip("fcntl", reason="platform: no flock")
+
+NEWER, OLDER = "audit.jsonl.20260602T214605Z", "audit.jsonl.20260601T214605Z"
+
+
+def ours(log: Path, **options: Any) -> int:
+    try:
+        return verify(log, **options).exit_code
+    except CannotLook:
+        return 2
+
+
+def theirs(log: Path, secrets: list[bytes] | None = None) -> int:
+    try:
+        return int(standalone_verify.verify(str(log), [], secrets or [])["exit"])
+    except standalone_verify.CannotLook:
+        return 2
+
+
+def both(log: Path) -> int:
+    """The exit code of both."""
+    code = ours(log)
+    assert theirs(log) == code
+    return code
+
+
+# Odd files
+
+
+@pytest.mark.parametrize("suffix", ["", ".checkpoint", ".pub", ".live", ".x", f"{OLDER[11:]}.checkpoint"])
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="platform: no FIFOs")
+def test_nobody_waits_for_a_fifo(tmp_path: Path, suffix: str) -> None:
+    """What should hold bytes and is a FIFO cannot be read; what is not needed is left alone."""
+    log = rotated_log().write(tmp_path / "audit.jsonl")
+    odd = Path(f"{log}{suffix}")
+    odd.unlink(missing_ok=True)
+    os.mkfifo(odd)
+    assert both(log) == (2 if suffix in ("", ".checkpoint", ".pub") else 0)
+
+
+@pytest.mark.parametrize("suffix", ["-journal", "-wal", "-shm"])
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="platform: no FIFOs")
+def test_sqlite_does_not_wait_for_a_fifo_either(tmp_path: Path, suffix: str) -> None:
+    """Not for the files that SQLite itself would open beside the database."""
+    log = closed_log().write_sqlite(tmp_path / "audit.db")
+    os.mkfifo(f"{log}{suffix}")
+    assert both(log) == 2
+
+
+@pytest.mark.parametrize("suffix", [".checkpoint", ".pub"])
+def test_links_beside_a_log_are_not_followed(tmp_path: Path, suffix: str) -> None:
+    """A writer makes none, and they may lead to what the checker can read and the forger cannot."""
+    log = closed_log().write(tmp_path / "audit.jsonl")
+    small = Path(f"{log}{suffix}")
+    small.rename(tmp_path / "elsewhere")
+    small.symlink_to(tmp_path / "elsewhere")
+    assert both(log) == 2
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 250, "x" * 5000, "../../etc/passwd", "/", ""], ids=ascii)
+@pytest.mark.parametrize("fast", [False, True], ids=["full", "fast"])
+def test_names_that_no_file_can_have(tmp_path: Path, name: str, fast: bool) -> None:
+    """A forged `segment` line names its predecessor so; that ends in a verdict."""
+    log = rotated_log().write(tmp_path / "audit.jsonl")
+    data = log.read_bytes()
+    honest = json.dumps(json.loads(data.split(b"\n")[0])["previous"]["name"]).encode()
+    log.write_bytes(data.replace(honest, json.dumps(name).encode(), 1))
+    assert ours(log, fast=fast) == theirs(log) == 1
+
+
+# Lines
+
+
+@pytest.mark.parametrize("secret", [SECRET, None], ids=["mac", "none"])
+@pytest.mark.parametrize(
+    "body", [b"", b"noise", b'{"jd":"x"', b'{"id": "x"', b'{"type": "request"', b'{"it":"x"'], ids=ascii
+)
+def test_a_line_begins_like_a_line(tmp_path: Path, body: bytes, secret: bytes | None) -> None:
+    """Its tail may fit: what begins with neither `id` nor `type` is no line, alone or among many."""
+    forge = Forge(secret)
+    forge.open()
+    forge.call()
+    forge.sign()
+    size = forge.chain.size
+    forge.lines.append(forge.chain.seal((body, None)))  # type: ignore[arg-type]
+    forge.call()
+    log = forge.write(tmp_path / "audit.jsonl", b"".join(forge.lines[: size + 1]))
+    report = verify(log, secrets=[SECRET])
+    assert (report.exit_code, report.size) == (4, size)
+    assert theirs(log, [SECRET]) == 4
+    assert both(forge.write(log)) == 4
+    assert verify(log, secrets=[SECRET]).size == size
+
+
+def test_only_an_open_line_can_change_the_key(tmp_path: Path) -> None:
+    """Another type that begins with the same letters cannot turn the MACs off."""
+    forge = closed_log()
+    forge.lines.append(forge.chain.seal((b'{"type":"opener","key_id":"deadbeef"', None)))  # type: ignore[arg-type]
+    log = forge.write(tmp_path / "audit.jsonl")
+    assert verify(log, secrets=[SECRET]).checks["mac"] is True
+    forged = Forge()
+    forged.chain, forged.lines = closed_log().chain, closed_log().lines
+    forged.chain.mac = Forge(b"x" * 32).chain.mac
+    forged.lines.append(forged.chain.seal((b'{"type":"opener","key_id":"deadbeef"', None)))  # type: ignore[arg-type]
+    assert verify(forged.write(log), secrets=[SECRET]).size == len(forged.lines) - 1
+
+
+@pytest.mark.parametrize(("version", "code"), [(1, 0), (0, 3), (2, 3), (-1, 3), ("1", 3), (None, 3)])
+def test_format_versions(tmp_path: Path, version: object, code: int) -> None:
+    """What is not version 1 is not judged by its rules."""
+    forge = Forge()
+    forge.open(v=version)
+    forge.close()
+    forge.sign()
+    assert both(forge.write(tmp_path / "audit.jsonl")) == code
+
+
+def test_strict_accepts_numbers_that_python_refuses(tmp_path: Path) -> None:
+    """A payload is stored as it was relayed, and JSON knows integers of any length."""
+    forge = Forge()
+    forge.open()
+    forge.call(params=b'{"n":' + b"9" * 5000 + b"}")
+    forge.close()
+    forge.sign()
+    assert ours(forge.write(tmp_path / "audit.jsonl"), strict=True, secrets=[SECRET]) == 0
+
+
+# Notes
+
+
+def test_the_note_of_a_pruned_archive_still_speaks(tmp_path: Path) -> None:
+    """It stays when its archive goes: another root than the frontier has is tampering, so are more lines."""
+    forge = rotated_log()
+    forge.open("close")
+    forge.prune(10)
+    forge.close(of=forge.chain.size - 2)
+    forge.sign()
+    log = forge.write(tmp_path / "audit.jsonl")
+    for name in (OLDER, NEWER):
+        (tmp_path / name).unlink()
+    assert both(log) == 0
+    note = tmp_path / f"{NEWER}.checkpoint"
+    for size, code in ((10, 1), (7, 0), (99, 1)):  # nothing is left of the first 7 lines to compare with
+        note.write_text(signed_note(Checkpoint(ORIGIN, size, bytes(32)), KEY))
+        assert both(log) == code
+    note.write_text(signed_note(Checkpoint(ORIGIN, 10, bytes(32)), OTHER_KEY))
+    assert both(log) == 1
+
+
+def test_a_sidecar_older_than_an_archive_was_rolled_back(tmp_path: Path) -> None:
+    """It is written before the archive's own note."""
+    forge = Forge()
+    forge.open()
+    old = forge.sign()
+    forge.call()
+    forge.rotate()
+    forge.close()
+    forge.sign()
+    forge.note = old
+    assert both(forge.write(tmp_path / "audit.jsonl")) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        pytest.param("— witness AAAAAAAA", 0, id="stranger"),
+        pytest.param("— witness AAAA", 1, id="short"),
+        pytest.param("— witness AAAAAAB=", 1, id="not-canonical"),
+        pytest.param("— wit\x01ness AAAAAAAA", 1, id="control"),
+        pytest.param("\n".join(["— witness AAAAAAAA"] * 99), 0, id="many"),
+        pytest.param("\n".join(["— witness AAAAAAAA"] * 100), 1, id="too-many"),
+        pytest.param("", 1, id="blank"),
+    ],
+)
+def test_more_signature_lines(tmp_path: Path, line: str, code: int) -> None:
+    """Those of strangers are ignored if they are well-formed."""
+    forge = closed_log()
+    forge.note = f"{forge.sign()}{line}\n"
+    assert both(forge.write(tmp_path / "audit.jsonl")) == code
+
+
+# Archives
+
+
+@pytest.mark.parametrize("alive", [False, True])
+def test_fast_believes_no_unsigned_hash(tmp_path: Path, alive: bool) -> None:
+    """The hash of an archive counts if a checkpoint covers the line that tells it: else anyone could write it."""
+    forge = Forge(None)
+    forge.open()
+    forge.call()
+    archive = forge.rotate()
+    forged = archive.data.replace(b"read_file", b"make_file")
+    honest = Forge(None)
+    honest.open()
+    honest.call()
+    told = Previous(archive.name, 0, len(forged), hashlib.sha256(forged).hexdigest())
+    honest.chain.runs.clear()
+    honest.archives, honest.lines, honest.note = forge.archives, [], archive.note
+    honest.typed("segment", **segment_members(honest.chain, KEY.vkey, told))
+    log = honest.write(tmp_path / "audit.jsonl")
+    (tmp_path / archive.name).write_bytes(forged)
+    with open(f"{log}.live", "wb") as live:
+        if alive:
+            fcntl.flock(live, fcntl.LOCK_SH)
+        assert ours(log, fast=True) == both(log) == 1
+
+
+def test_fast_says_that_strict_was_not_done(tmp_path: Path) -> None:
+    """Of an archive that is only hashed, no line is looked at."""
+    forge = Forge()
+    forge.open()
+    forge.call(outcome="weird")
+    forge.rotate()
+    forge.close()
+    forge.sign()
+    log = forge.write(tmp_path / "audit.jsonl")
+    report = verify(log, fast=True, strict=True)
+    assert (report.exit_code, report.checks["strict"]) == (0, None)
+    assert any("--strict, were not checked" in notice for notice in report.notices)
+    assert ours(log, strict=True) == 1
+
+
+def test_fast_survives_a_prune_line_of_a_forger(tmp_path: Path) -> None:
+    """Deeper than a parser goes."""
+    forge = rotated_log(None)
+    forge.open("close")
+    forge.prune(5)
+    forge.close(of=forge.chain.size - 2)
+    forge.sign()
+    log = forge.write(tmp_path / "audit.jsonl")
+    (tmp_path / OLDER).unlink()
+    tail = b',"log":"%s","seq":9,"prev":"%s"}\n' % (ORIGIN.encode(), b"0" * 64)
+    with (tmp_path / NEWER).open("ab") as archive:
+        archive.write(b'{"type":"prune","x":' + b"[" * 10**5 + b"]" * 10**5 + tail)
+    assert ours(log, fast=True) == both(log) == 1
+
+
+def test_a_prune_line_lets_only_its_own_lines_go(tmp_path: Path) -> None:
+    """One that begins behind the first line that is here says nothing about those before."""
+    forge = rotated_log()
+    forge.open("close")
+    forge.prune(10, **{"from": 7})
+    forge.close(of=forge.chain.size - 2)
+    forge.sign()
+    log = forge.write(tmp_path / "audit.jsonl")
+    (tmp_path / OLDER).unlink()
+    assert both(log) == 1
+
+
+# Databases
+
+
+def edited(log: Path, statement: str, *values: object) -> Path:
+    """Run a statement as if the line were of any type; the schema says afterwards what it said before."""
+    with closing(sqlite3.connect(log, isolation_level=None)) as database:
+        database.execute("PRAGMA writable_schema=ON")
+        (sql,) = database.execute("SELECT sql FROM sqlite_schema WHERE name = 'entries'").fetchone()
+        loose = "CREATE TABLE entries (seq INTEGER PRIMARY KEY, line)"
+        database.execute("UPDATE sqlite_schema SET sql = ? WHERE name = 'entries'", (loose,))
+    with closing(sqlite3.connect(log, isolation_level=None)) as database:
+        database.execute("PRAGMA writable_schema=ON")  # else it would miss the columns that the indexes are on
+        database.execute(statement, values)
+        database.execute("UPDATE sqlite_schema SET sql = ? WHERE name = 'entries'", (sql,))
+    return log
+
+
+@pytest.mark.parametrize("seq", [0, 2])
+@pytest.mark.parametrize("value", ["NULL", "5", "CAST(line AS BLOB)", "line || char(10)", "line || char(0)"])
+def test_a_row_holds_text(tmp_path: Path, value: str, seq: int) -> None:
+    """The same bytes as a BLOB are hidden from every query, so they are not the line."""
+    log = closed_log().write_sqlite(tmp_path / "audit.db")
+    assert both(edited(log, f"UPDATE entries SET line = {value} WHERE seq = ?", seq)) == 1
+
+
+def test_a_trigger_cannot_hide_behind_a_name(tmp_path: Path) -> None:
+    """Triggers have names of their own: one can be called like the view, and delete each new line."""
+    log = closed_log().write_sqlite(tmp_path / "audit.db")
+    with closing(sqlite3.connect(log, isolation_level=None)) as database:
+        body = "DELETE FROM entries WHERE seq = new.seq"
+        database.execute(f"CREATE TRIGGER audit_entries AFTER INSERT ON entries BEGIN {body}; END")
+        database.execute("PRAGMA writable_schema=ON")
+        database.execute("UPDATE sqlite_schema SET rowid = 100 WHERE type = 'view'")
+    assert both(log) == 1
+
+
+@pytest.mark.parametrize("alive", [False, True])
+def test_a_database_is_pruned_by_a_signed_line_only(tmp_path: Path, alive: bool) -> None:
+    """Whoever has no key can write a `prune` line behind the checkpoint, and delete what it names."""
+    forge = Forge(None)
+    forge.open()
+    forge.call()
+    told = prune_members(forge.chain, KEY.vkey, 0, "max_age_days: 1")
+    forge.call()
+    forge.sign()
+    forge.typed("prune", **told)
+    forge.close()
+    log = forge.write_sqlite(tmp_path / "audit.db", first=3)
+    with open(f"{log}.live", "wb") as live:
+        if alive:
+            fcntl.flock(live, fcntl.LOCK_SH)
+        assert both(log) == 1
+
+
+# Anything
+
+
+def files_log(data: st.DataObject, secret: bytes | None) -> Forge:
+    forge = rotated_log(secret, rotations=data.draw(st.integers(0, 3)), calls=data.draw(st.integers(0, 2)))
+    if data.draw(st.booleans()) and forge.archives:
+        forge.open("close")
+        for archive in forge.archives[: data.draw(st.integers(1, len(forge.archives)))]:
+            forge.prune(archive.end)
+        if data.draw(st.booleans()):
+            forge.close(of=next(iter(forge.chain.runs)))
+            forge.sign()
+    return forge
+
+
+def database_log(data: st.DataObject, secret: bytes | None, path: Path) -> Path:
+    forge = Forge(secret)
+    notes = {}
+    forge.open()
+    for _ in range(data.draw(st.integers(0, 2))):
+        forge.call()
+        notes[forge.chain.size] = forge.sign()
+    first = forge.chain.size
+    told = prune_members(forge.chain, KEY.vkey, 0, "max_age_days: 1")
+    forge.call()
+    forge.typed("prune", **told)
+    if data.draw(st.booleans()):
+        forge.close()
+        forge.sign()
+    forge.sign() if data.draw(st.booleans()) else None
+    return forge.write_sqlite(path, first=data.draw(st.sampled_from([0, first])), notes=notes)
+
+
+def hurt(data: st.DataObject, folder: Path, log: Path, lines: list[bytes]) -> None:
+    """One thing that somebody with access to the folder, and without a key, can do."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix != ".live")
+    if not paths:
+        return
+    one = data.draw(st.sampled_from(paths))
+    other = data.draw(st.sampled_from(paths))
+    spare = folder / data.draw(st.sampled_from(["audit.jsonl.1", "audit.jsonl-20260611", f"{log.name}.9", OLDER]))
+    ways: dict[str, Callable[[], object]] = {
+        "remove": one.unlink,
+        "copy": lambda: one != other and shutil.copy(one, other),
+        "rename": lambda: one.rename(spare),
+        "spare": lambda: one != spare and shutil.copy(one, spare),
+        "pack": lambda: one.write_bytes(gzip.compress(one.read_bytes())),
+        "edit": lambda: one.write_bytes(edit(data, one.read_bytes(), lines)),
+        "append": lambda: one.write_bytes(one.read_bytes() + b"".join(data.draw(st.permutations(lines[:4])))),
+    }
+    ways[data.draw(st.sampled_from(sorted(ways)))]()
+
+
+def edit(data: st.DataObject, content: bytes, lines: list[bytes]) -> bytes:
+    start = data.draw(st.integers(0, len(content)))
+    end = data.draw(st.integers(start, min(len(content), start + 300)))
+    return (
+        content[:start] + data.draw(st.binary(max_size=3) | st.sampled_from([b"\n", b"{}\n", *lines])) + content[end:]
+    )
+
+
+# The suite repeats the same forgeries; `BOTH_EXAMPLES=5000` looks for new ones.
+@settings(
+    max_examples=int(os.environ.get("BOTH_EXAMPLES", "60")),
+    derandomize="BOTH_EXAMPLES" not in os.environ,
+    deadline=None,
+)
+@given(st.data())
+def test_whatever_a_forger_does_both_say_the_same(data: st.DataObject) -> None:
+    """Files edited, moved, copied, packed, removed, lines of the log again; JSONL with archives or a database."""
+    secret = data.draw(st.sampled_from([SECRET, None]))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if data.draw(st.integers(0, 2)):
+            forge = files_log(data, secret)
+            log = forge.write(folder / "audit.jsonl")
+            lines = [line for archive in forge.archives for line in archive.data.splitlines(True)] + forge.lines
+        else:
+            log, lines = database_log(data, secret, folder / "audit.db"), [b"x"]
+        for _ in range(data.draw(st.integers(0, 3))):
+            hurt(data, folder, log, lines)
+        code = ours(log, secrets=[SECRET])
+        assert theirs(log, [SECRET]) == code
+        if ours(log, secrets=[SECRET], fast=True) in (0, 4):
+            assert code != 1
