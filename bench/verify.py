@@ -65,7 +65,7 @@ print(json.dumps([before * unit, after * unit]))
 
 def run(quick: bool) -> dict[str, Any]:
     """Return the figures: MiB/s, and how many times the floor each way of checking takes."""
-    size = 16 * _MIB if quick else 1 << 30
+    size = 16 * _MIB if quick else 512 * _MIB
     with tempfile.TemporaryDirectory(prefix="bench-verify-") as folder:
         log = Path(folder) / "audit.jsonl"
         lines = _write(log, size, files=1)
@@ -76,10 +76,10 @@ def run(quick: bool) -> dict[str, Any]:
             "memory": _memory(log),
         }
         log.unlink()
-        _write(log, size // 8, files=1)
+        _write(log, size // 4, files=1)
         ways: dict[str, dict[str, Any]] = {"default": {}, "mac": {"secrets": [_SECRET]}, "strict": {"strict": True}}
         figures |= _timed(log, ways)
-        _write(log, size if quick else size // 2, files=4)
+        _write(log, size, files=4)
         figures["fast"] = _timed(log, {"fast": {"fast": True}})["fast"]
         figures["processes"] = _parallel(log)
     return figures
