@@ -663,6 +663,8 @@ def state_at(database: sqlite3.Connection, first: int) -> State:
 
 def writer_alive(path: str) -> bool:
     """Tell whether a writer holds the presence lock: tried once, let go at once."""
+    if sys.platform == "win32":  # it has no such locks
+        return False
     try:
         import fcntl
 

@@ -11,7 +11,8 @@ import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
 from mcp_audit.errors import LedgerError
@@ -21,6 +22,7 @@ __all__ = ["WorkerDied", "run_parallel"]
 A = TypeVar("A")
 R = TypeVar("R")
 Progress = Callable[[int], None]
+Channel = Any  # a Connection; on Windows a PipeConnection, which is another type
 
 
 class WorkerDied(LedgerError):
@@ -65,7 +67,7 @@ class _Crew(Generic[A, R]):
 
     def run(self, jobs: int) -> list[R]:
         context = get_context("spawn")
-        workers = {}
+        workers: dict[Channel, BaseProcess] = {}
         try:
             for _ in range(jobs):
                 ours, theirs = context.Pipe()
@@ -75,21 +77,21 @@ class _Crew(Generic[A, R]):
                 workers[ours] = process
                 self._next(ours)
             while len(self._results) < len(self._arguments):
-                for connection in wait(list(workers)):
-                    assert isinstance(connection, Connection)
+                ready: list[Channel] = list(wait(list(workers)))
+                for connection in ready:
                     try:
                         self._hear(connection, *connection.recv())
                     except EOFError:
                         workers[connection].join()
                         raise WorkerDied(workers[connection].exitcode) from None
         finally:
-            for connection, process in workers.items():
-                process.terminate()
-                process.join()
+            for connection, worker in workers.items():
+                worker.terminate()
+                worker.join()
                 connection.close()
         return [self._results[place] for place in range(len(self._arguments))]
 
-    def _hear(self, connection: Connection, kind: str, place: int, value: Any) -> None:
+    def _hear(self, connection: Channel, kind: str, place: int, value: Any) -> None:
         if kind == "failed":
             raise value
         if kind == "done":
@@ -100,13 +102,13 @@ class _Crew(Generic[A, R]):
             if self._progress is not None:
                 self._progress(sum(self._done))
 
-    def _next(self, connection: Connection) -> None:
+    def _next(self, connection: Channel) -> None:
         if self._waiting:
             place = self._waiting.popleft()
             connection.send((place, self._arguments[place]))
 
 
-def _work(function: Callable[[Any, Progress], Any], connection: Connection) -> None:
+def _work(function: Callable[[Any, Progress], Any], connection: Channel) -> None:
     """Answer one argument after the other; the parent ends us."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what it means
     while True:
