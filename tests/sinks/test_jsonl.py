@@ -190,6 +190,7 @@ def ends(data: bytes) -> list[int]:
     return [offset for offset, byte in enumerate(data) if byte == 10]
 
 
+@pytest.mark.long  # the fault suite cuts a smaller log everywhere
 @pytest.mark.timeout(600)
 def test_cut_at_every_byte(crashed: Path, tmp_path: Path) -> None:
     """Before the checkpoint's end: refused as tampered. After it: recovered by appending only, and it verifies."""
