@@ -7,12 +7,18 @@ exception is a test for another platform, whose reason begins with PLATFORM.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 from typing import Any
 
 import pytest
 
 PLATFORM = "platform: "
+
+# A shell starts background jobs with SIGINT ignored, and whatever we start inherits that: no test could interrupt it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 _NO_SKIPS = os.environ.get("MCP_AUDIT_TEST_NO_SKIPS", "") not in ("", "0")
 
 
