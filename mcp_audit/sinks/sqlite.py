@@ -12,7 +12,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any, NoReturn
 
 from mcp_audit.errors import LedgerRefused, LedgerUnavailable
@@ -135,22 +135,26 @@ class SqliteSink(LedgerWriter):
         found = self._files.lstat(self.path)
         if self._place == (-1, -1):
             self._place = (found.st_ino, found.st_dev)
-        try:
-            self._database = self._files.connect(self.path)
-            second = self._files.connect(self.path)
-            for connection in (self._database, second):
-                connection.text_factory = bytes
-                connection.execute(f"PRAGMA busy_timeout={self.busy_timeout_ms}")
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("PRAGMA wal_autocheckpoint=0")
-                connection.execute("PRAGMA fullfsync=1")  # macOS
-            self._database.execute(self._synchronous)
-            self._notary = Notary(second)
-            self._timeout = self.busy_timeout_ms
-        except sqlite3.OperationalError as error:
-            raise LedgerRefused(self.path, f"the database cannot be opened ({error})", 2) from error
-        except sqlite3.DatabaseError as error:
-            raise self._corrupt(error) from error
+        with ExitStack() as opened:  # both or none
+            try:
+                database, second = (self._open_connection(opened) for _ in range(2))
+                database.execute(self._synchronous)
+                notary = Notary(second)
+            except sqlite3.OperationalError as error:
+                raise LedgerRefused(self.path, f"the database cannot be opened ({error})", 2) from error
+            except sqlite3.DatabaseError as error:
+                raise self._corrupt(error) from error
+            opened.pop_all()
+        self._database, self._notary, self._timeout = database, notary, self.busy_timeout_ms
+
+    def _open_connection(self, opened: ExitStack) -> sqlite3.Connection:
+        connection = opened.enter_context(closing(self._files.connect(self.path)))
+        connection.text_factory = bytes
+        connection.execute(f"PRAGMA busy_timeout={self.busy_timeout_ms}")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA wal_autocheckpoint=0")
+        connection.execute("PRAGMA fullfsync=1")  # macOS
+        return connection
 
     @property
     def _synchronous(self) -> str:
