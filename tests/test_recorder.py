@@ -211,24 +211,15 @@ async def test_a_slow_disk_is_left_to_threads(
 
 async def test_a_deadline_that_passes_while_the_request_line_is_written_closes_that_line() -> None:
     """Whoever closes a request must know the seq of its line, so it waits for its turn."""
-    proxy = Proxy()
-    proxy.ledger.busy = 2
-    append = proxy.ledger.append
-    writing, go_on = threading.Event(), threading.Event()
-
-    def slow(batch: Sequence[Unsealed], wait: bool = True) -> list[int] | None:
-        if wait and not writing.is_set():
-            writing.set()
-            assert go_on.wait(10)
-        return append(batch, wait)
-
-    proxy.ledger.append = slow  # type: ignore[method-assign]
+    ledger = StuckLedger()
+    ledger.busy = 2
+    proxy = Proxy(ledger)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(proxy.pass_on, request(1))
-        await anyio.to_thread.run_sync(writing.wait, 10)
+        await anyio.to_thread.run_sync(ledger.stuck.wait, 10)
         tasks.start_soon(proxy.effect, [proxy.session.overdue(100.0, 1.0)])
         await anyio.sleep(0)
-        go_on.set()
+        ledger.go_on.set()
 
     assert [(kind, line.get("of")) for kind, line in zip(proxy.kinds(), proxy.ledger.lines, strict=True)] == [
         ("request", None),
@@ -745,23 +736,14 @@ async def test_an_answer_that_waits_when_the_session_ends_is_not_lost() -> None:
 
 async def test_a_cancelled_wait_for_a_busy_ledger_loses_nothing() -> None:
     """Whether the line was written or not is known when the thread returns."""
-    proxy = Proxy()
-    proxy.ledger.busy = 1
-    append = proxy.ledger.append
-    writing, go_on = threading.Event(), threading.Event()
-
-    def slow(batch: Sequence[Unsealed], wait: bool = True) -> list[int] | None:
-        if wait and not writing.is_set():
-            writing.set()
-            assert go_on.wait(10)
-        return append(batch, wait)
-
-    proxy.ledger.append = slow  # type: ignore[method-assign]
+    ledger = StuckLedger()
+    ledger.busy = 1
+    proxy = Proxy(ledger)
     async with anyio.create_task_group() as pumps:
         pumps.start_soon(proxy.pass_on, request(1))
-        await anyio.to_thread.run_sync(writing.wait, 10)
+        await anyio.to_thread.run_sync(ledger.stuck.wait, 10)
         pumps.cancel_scope.cancel()
-        go_on.set()
+        ledger.go_on.set()
     proxy.end()
 
     assert proxy.kinds() == ["request", "orphan"]

@@ -22,7 +22,7 @@ _ORDER = (2, 1, 3)
 
 def verify_legacy(args: argparse.Namespace) -> int:
     """Check and print each log; return the first of 2, 1, 3 and 0 that applies to any."""
-    for name in ("vkey", "against", "no_mac", "strict"):
+    for name in ("vkey", "against", "no_mac", "strict", "fast"):
         if getattr(args, name):
             flag = "--" + name.replace("_", "-")
             raise ConfigError("", "a log of the Go program has nothing to check it against; leave it out", flag)

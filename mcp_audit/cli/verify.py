@@ -24,6 +24,7 @@ import json
 import os
 import sys
 
+from mcp_audit.cli.given import given_bytes, given_text, given_vkeys
 from mcp_audit.cli.legacy import verify_legacy
 from mcp_audit.cli.terminal import STYLES, progress_bar, safe, say
 from mcp_audit.errors import ConfigError
@@ -54,9 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.legacy:
         return verify_legacy(args)
-    vkeys = _vkeys(args.vkey) if args.vkey else []
+    vkeys = given_vkeys(args.vkey) if args.vkey else []
     secrets = [] if args.no_mac else _secrets(args.keyring)
-    against = _text(args.against, "--against") if args.against else None
+    against = given_text(args.against, "--against") if args.against else None
     verdicts = set()
     for path in args.logs:
         report = _check(path, vkeys, secrets, against, args)
@@ -108,33 +109,16 @@ def _jobs(text: str) -> int:
     return int(text)
 
 
-def _vkeys(value: str) -> list[str]:
-    """Return the keys of --vkey; a value that names a file is one."""
-    if os.path.exists(value):
-        return [line for line in _text(value, "--vkey").split("\n") if line.strip()]
-    if value.count("+") < 2:
-        raise ConfigError("", f"{value!r} is neither a file nor a verifier key (<origin>+<key ID>+<base64>)", "--vkey")
-    return [value]
-
-
 def _secrets(keyring: str | None) -> list[bytes]:
     secret = read_secret(os.environ)
     secrets = [] if secret is None else [secret]
     if keyring is not None:
-        lines = _text(keyring, "--keyring").encode("utf-8", "surrogateescape").split(b"\n")
+        lines = given_bytes(keyring, "--keyring").split(b"\n")
         try:
             secrets += [check_secret(line) for line in lines if line]
         except BadKey as error:
             raise ConfigError("", f"{keyring}: {error}", "--keyring") from error
     return secrets
-
-
-def _text(path: str, flag: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            return file.read()
-    except OSError as error:
-        raise ConfigError("", f"{path}: {error.strerror}; name a readable file", flag) from error
 
 
 def _print(report: Report) -> None:

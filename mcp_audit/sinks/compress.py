@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from mcp_audit.errors import LedgerRefused
 from mcp_audit.sinks.descriptor import Descriptor
-from mcp_audit.sinks.files import Files, discard, install, open_regular, temporary_name, write_all
+from mcp_audit.sinks.files import Files, discard, install, open_regular, stands_at, temporary_name, write_all
 from mcp_audit.sinks.locks import try_lock
 
 __all__ = ["Compressor", "compress", "content_hash"]
@@ -104,7 +104,7 @@ def compress(files: Files, path: str, sha256: str, check: Callable[[], None] = l
     file = Descriptor(files, fd)
     try:
         # Retention takes this lock, too: a compressed copy must not outlive the prune of its original.
-        if not try_lock(fd) or not _is_at(files, path, found):
+        if not try_lock(fd) or not stands_at(files, path, found):
             return
         target = path + ".gz"
         if not os.path.lexists(target) or content_hash(files, target, check) != sha256:
@@ -159,11 +159,3 @@ def content_hash(files: Files, path: str, check: Callable[[], None] = lambda: No
         return digest.hexdigest() if unpacker.eof and not unpacker.unused_data else ""
     finally:
         files.close(fd)
-
-
-def _is_at(files: Files, path: str, found: os.stat_result) -> bool:
-    try:
-        here = files.lstat(path)
-    except FileNotFoundError:
-        return False
-    return (here.st_ino, here.st_dev) == (found.st_ino, found.st_dev)

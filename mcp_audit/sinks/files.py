@@ -32,6 +32,7 @@ __all__ = [
     "refuse_network",
     "replace",
     "require_ours",
+    "stands_at",
     "temporary_name",
     "write_all",
     "write_aside",
@@ -199,6 +200,14 @@ def require_ours(path: str, found: os.stat_result) -> None:
         problem = f"has {found.st_nlink} names (hard links) and could be changed under another one; remove the others"
     if problem:
         raise LedgerRefused(path, problem, 2)
+
+
+def stands_at(files: Files, path: str, found: os.stat_result) -> bool:
+    """Say whether the file at `path` is the one that was found, whatever it was called then."""
+    try:
+        return os.path.samestat(files.lstat(path), found)
+    except FileNotFoundError:
+        return False
 
 
 def read_small(files: Files, path: str) -> bytes | None:

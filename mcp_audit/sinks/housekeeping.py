@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from mcp_audit.errors import LedgerRefused
-from mcp_audit.ledger.segment_files import segment_files
+from mcp_audit.ledger.segment_files import plain_name, segment_files
 from mcp_audit.sinks.compress import Compressor
 from mcp_audit.sinks.files import Files, open_regular
 from mcp_audit.sinks.locks import try_lock
@@ -37,11 +37,6 @@ class Housekeeping:
         self._origin = origin
         self._retention = Retention(settings, clock or SteadyClock())
         self._compressor = Compressor(files) if settings.compress == "gzip" else None
-
-    @property
-    def is_on(self) -> bool:
-        """Whether there is anything to do at all, but for what others left half done."""
-        return self._retention.is_on or self._compressor is not None
 
     def going(self, pruned: int) -> tuple[list[Archive], str]:
         """Return the archives that are to go and that no `prune` line covers, and the settings that say so.
@@ -114,7 +109,7 @@ class Housekeeping:
         try:
             if not try_lock(fd):
                 return False
-            for name in {path, path.removesuffix(".gz"), path.removesuffix(".gz") + ".gz"}:
+            for name in {path, plain_name(path), plain_name(path) + ".gz"}:
                 if os.path.lexists(name):
                     self._files.unlink(name)
         finally:

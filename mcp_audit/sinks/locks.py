@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import Any
 
 from mcp_audit.errors import LedgerRefused
-from mcp_audit.sinks.files import Files, open_regular
+from mcp_audit.sinks.files import Files, open_regular, stands_at
 
 __all__ = ["Locks", "try_lock"]
 
@@ -88,12 +88,12 @@ class Locks:
 
         flock itself waits for ever. Polling costs the append that has to wait a few dozen microseconds.
         """
-        pause = _FIRST_PAUSE_S
-        deadline = time.monotonic() + seconds
+        pause, waited = _FIRST_PAUSE_S, 0.0
         while not self.acquire(wait=False):
-            if time.monotonic() >= deadline:
+            if waited >= seconds:
                 return False
             self._sleep(pause)
+            waited += pause
             pause = min(2 * pause, _TRY_S)
         return True
 
@@ -128,22 +128,14 @@ class Locks:
             LedgerRefused: another process does not let go of it.
         """
         for left in reversed(range(_TRIES)):
-            self._acquire_in_time()
+            if not self.acquire_within(_LOCK_WAIT_S):
+                raise self._occupied()
             if self.is_alone():
                 return True
             if left:  # not with the lock in hand: peers would wait for nothing
                 self.release()
                 self._sleep(_TRY_S)
         return False
-
-    def _acquire_in_time(self) -> None:
-        for _ in range(int(_LOCK_WAIT_S / _TRY_S)):
-            if self.acquire(wait=False):
-                return
-            self._sleep(_TRY_S)
-        raise LedgerRefused(
-            self._lock_path, f"another process has held this lock for {_LOCK_WAIT_S:.0f} s; `fuser` names it", 2
-        )
 
     def is_alone(self) -> bool:
         """Say whether no other writer is alive; call it with the append lock held.
@@ -168,14 +160,19 @@ class Locks:
         """Follow the lock files if somebody removed them, as cleaners of /tmp do; call with the append lock held.
 
         Two processes that lock two different files of one name would both append.
+
+        Raises:
+            LedgerRefused: another process does not let go of the new one.
         """
         if self._fcntl is None:
             return
         if self._is_gone(self._lock_path, self.fd):
-            fd = self._open(self._lock_path)
-            self._fcntl.flock(fd, self._fcntl.LOCK_EX)
-            self.fd, fd = fd, self.fd
-            self._files.close(fd)
+            held, self.fd = self.fd, self._open(self._lock_path)
+            if not self.acquire_within(_LOCK_WAIT_S):
+                self._files.close(self.fd)
+                self.fd = held
+                raise self._occupied()
+            self._files.close(held)
         if self._is_gone(self._live_path, self._live_fd):
             fd = self._open(self._live_path)
             self._fcntl.flock(fd, self._fcntl.LOCK_SH)
@@ -192,13 +189,13 @@ class Locks:
     def _open(self, path: str) -> int:
         return open_regular(self._files, path, os.O_RDWR | os.O_CREAT)[0]
 
+    def _occupied(self) -> LedgerRefused:
+        return LedgerRefused(
+            self._lock_path, f"another process has held this lock for {_LOCK_WAIT_S:.0f} s; `fuser` names it", 2
+        )
+
     def _is_gone(self, path: str, fd: int) -> bool:
-        ours = self._files.fstat(fd)
-        try:
-            found = self._files.lstat(path)
-        except FileNotFoundError:
-            return True
-        return (found.st_ino, found.st_dev) != (ours.st_ino, ours.st_dev)
+        return not stands_at(self._files, path, self._files.fstat(fd))
 
     def _keep_to_ourselves(self, log: str) -> None:
         """Without flock: lock one byte of the presence file for as long as the process lives."""

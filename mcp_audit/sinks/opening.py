@@ -232,7 +232,7 @@ class _Start:
             scan = self._scan(identity, checkpoint, self._put_away(found.note, checkpoint))
         elif (
             scan is None
-            or not scan.sink.is_at(self.path)
+            or scan.sink.here() is None
             or scan.sink.vkey != identity.key.vkey
             or not scan.reaches_its_checkpoint()
         ):

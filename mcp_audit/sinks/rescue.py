@@ -16,7 +16,7 @@ import stat
 from typing import NamedTuple
 
 from mcp_audit.ledger.scan import Scanner
-from mcp_audit.sinks.files import Files, discard, temporary_name, write_all
+from mcp_audit.sinks.files import Files, discard, stands_at, temporary_name, write_all
 
 __all__ = ["Copy", "copy_log", "failed_names", "install_copy", "is_second_name_ours", "settle_interrupted"]
 
@@ -107,7 +107,7 @@ def settle_interrupted(files: Files, log: str) -> None:
 
 
 def _names_of(files: Files, log: str, found: os.stat_result) -> list[str]:
-    return [other for other in failed_names(log) if os.path.samestat(files.lstat(other), found)]
+    return [other for other in failed_names(log) if stands_at(files, other, found)]
 
 
 def _keep(files: Files, log: str, timestamp: str) -> str:
@@ -127,5 +127,5 @@ def _rename(files: Files, copy: Copy, log: str) -> None:
     try:
         files.rename(copy.temporary, log)
     except OSError:
-        if not os.path.samestat(files.lstat(log), files.fstat(copy.fd)):  # some fail after they took effect
+        if not stands_at(files, log, files.fstat(copy.fd)):  # some fail after they took effect
             raise

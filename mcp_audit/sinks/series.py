@@ -108,10 +108,10 @@ class FileSeries(LedgerWriter):
 
     def _look(self) -> tuple[bytes, dict[str, Any] | None]:
         """Go to where the log goes on, fold in what peers wrote, and return how the next write begins."""
-        found = self._here()
+        found = self.here()
         if found is None or found.st_size != self._end:
             self._locks.renew()
-            while (found := self._here()) is None:
+            while (found := self.here()) is None:
                 self._go_after()
         self._rotations = self._locks.rotations()
         if found.st_size == self._end:
@@ -121,14 +121,6 @@ class FileSeries(LedgerWriter):
                 f"it was cut to {found.st_size} bytes, {self._scanner.position} were written; restart tells more"
             )
         return self._fold()
-
-    def _here(self) -> os.stat_result | None:
-        """Return what the file at the path is if it is the one that is open."""
-        try:
-            found = self._files.lstat(self.path)
-        except FileNotFoundError:
-            return None
-        return found if (found.st_ino, found.st_dev) == self._place else None
 
     def _fold(self) -> tuple[bytes, dict[str, Any] | None]:
         self.read()
@@ -273,7 +265,7 @@ class FileSeries(LedgerWriter):
                 self.sign_now()
             if self._signed.size != chain.size:
                 self._block(f"its checkpoint covers other lines than it has; run `mcp-audit verify {self.path}`")
-            here = self._here() is not None
+            here = self.here() is not None
             archive = archive_path(files, self.path, self._now(), chain.size) if here else self._name_now()
             if archive != self.path:
                 note = archive + ".checkpoint" if here else ""

@@ -9,6 +9,7 @@ checkpoint never replaces a larger one. Long because append, block, recover and 
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -282,13 +283,13 @@ class LedgerWriter(ABC):
         """Names our MAC key, "" without a secret."""
         return self._identity.key_id
 
-    def is_at(self, path: str) -> bool:
-        """Say whether the file that was opened is the one at `path`."""
+    def here(self) -> os.stat_result | None:
+        """Return what the file at the log's path is if it is the one that is open."""
         try:
-            found = self._files.lstat(path)
+            found = self._files.lstat(self.path)
         except FileNotFoundError:
-            return False
-        return (found.st_ino, found.st_dev) == self._place
+            return None
+        return found if (found.st_ino, found.st_dev) == self._place else None
 
     def resume(self, checkpoint: Checkpoint, note: str) -> None:
         """Take over the newest checkpoint of a log that is gone on with."""

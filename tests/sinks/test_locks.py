@@ -102,6 +102,23 @@ def test_a_lock_file_that_a_cleaner_removed_is_followed(tmp_path: Path, suffix: 
     new.close()
 
 
+def test_a_lock_file_that_was_replaced_and_is_held_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    """Whoever holds the new one may have been stopped; the old one is kept, so that the next look asks again."""
+    old = Locks(Files(), str(tmp_path / "audit.jsonl"), sleep=lambda seconds: None)
+    old.acquire(wait=True)
+    (tmp_path / "audit.jsonl.lock").unlink()
+    frozen = Locks(Files(), str(tmp_path / "audit.jsonl"))
+    frozen.acquire(wait=True)
+
+    with pytest.raises(LedgerRefused, match=r"audit\.jsonl\.lock.*fuser"):
+        old.renew()
+    frozen.close()
+    old.renew()
+
+    old.release()
+    old.close()
+
+
 def test_closing_lets_go_of_every_descriptor(tmp_path: Path) -> None:
     """Also after the lock files were opened again."""
     before = len(os.listdir("/proc/self/fd"))
