@@ -665,20 +665,14 @@ def writer_alive(path: str) -> bool:
     """Tell whether a writer holds the presence lock: tried once, let go at once."""
     if sys.platform == "win32":  # it has no such locks
         return False
-    try:
-        import fcntl
+    import fcntl
 
-        file = open_regular(path, os.O_NOFOLLOW)
-    except (ImportError, OSError):
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # some network filesystems: locks nobody can hold say nothing
-        return False
-    finally:
-        file.close()  # which also unlocks
+    # A file system that cannot lock says nothing about writers; closing the file unlocks it.
+    with suppress(OSError), open_regular(path, os.O_NOFOLLOW) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
     return False
 
 
