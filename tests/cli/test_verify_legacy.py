@@ -91,7 +91,9 @@ def test_secrets(
     assert verify(capsys, log, "--keyring", file)[0] == 0
 
 
-@pytest.mark.parametrize("flag", [["--vkey", "x"], ["--against", "x"], ["--no-mac"], ["--strict"], ["--fast"]], ids=lambda f: f[0])
+@pytest.mark.parametrize(
+    "flag", [["--vkey", "x"], ["--against", "x"], ["--no-mac"], ["--strict"], ["--fast"]], ids=lambda flag: flag[0]
+)
 def test_flags_that_would_promise_too_much(capsys: pytest.CaptureFixture[str], log: Path, flag: list[str]) -> None:
     """They are refused rather than ignored."""
     code, out, err = verify(capsys, log, *flag)
