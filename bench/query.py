@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from mcp_audit.ledger import read
-from mcp_audit.ledger.chain import Chain, Mac
+from mcp_audit.ledger.chain import Chain
 from mcp_audit.ledger.entry import Entry, Unsealed, encode, encode_typed
 from mcp_audit.ledger.keys import LogKey, derive
+from mcp_audit.ledger.mac import Mac
 from mcp_audit.ledger.reading.indexing import refreshed_index
 from mcp_audit.ledger.reading.segment_stream import files_of
 from mcp_audit.ledger.sqlite_schema import STATEMENTS

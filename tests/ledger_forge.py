@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mcp_audit.ledger.chain import Chain, Mac
+from mcp_audit.ledger.chain import Chain
 from mcp_audit.ledger.checkpoint import Checkpoint, signed_note
 from mcp_audit.ledger.entry import Entry, encode, encode_typed
 from mcp_audit.ledger.keys import LogKey, derive
+from mcp_audit.ledger.mac import Mac
 from mcp_audit.ledger.segment import Previous, segment_members
 from mcp_audit.ledger.sqlite_schema import STATEMENTS
 

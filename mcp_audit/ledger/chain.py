@@ -2,82 +2,29 @@
 
 Pure: bytes in, bytes out; no files, no clock. Every hash covers the exact bytes of a line without its LF. A line's
 RFC 6962 leaf hash is also the `prev` of the next line, so one hash serves chain and tree. A line that does not fit
-changes nothing. Long because `follow_many` says again, many lines at a time, what `follow` says: the checker's
-speed is there.
+changes nothing.
 """
 
 from __future__ import annotations
 
 import json
 from binascii import hexlify
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import sha256
-from itertools import compress, count
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 from mcp_audit.ledger.entry import Unsealed
+from mcp_audit.ledger.mac import MAC_BYTES, MAC_LEAD, Mac
 from mcp_audit.ledger.merkle import CompactRange
 from mcp_audit.ledger.segment import BrokenLine, Segment, read_segment
 
-__all__ = ["NO_PREV", "BrokenLine", "Chain", "Mac", "Mark"]
+__all__ = ["NO_PREV", "OF_LEAD", "BrokenLine", "Chain", "Mark", "of_before"]
 
 NO_PREV = b"0" * 64
-_MAC_LEAD = b',"mac":"'
-_MAC_BYTES = len(_MAC_LEAD) + 64 + len(b'"}')
-_OF_LEAD = b',"of":'
+OF_LEAD = b',"of":'
 _TYPED = b'{"type":"'
 _EXCHANGE = b'{"id":"'
-_REQUEST = b'{"type":"request"'
 _OPEN = b'{"type":"open"'
-_HEADS = {_EXCHANGE, _TYPED[: len(_EXCHANGE)]}
-_HEAD = itemgetter(slice(len(_EXCHANGE)))
-_THIRD = itemgetter(2)
-_IS_TYPED = bytes(byte == ord("t") for byte in range(256))  # the third byte of a line with a type, and of no other
-_IS_DIGIT = bytes(48 <= byte <= 57 for byte in range(256))
-_LEAF = sha256(b"\x00")
-
-
-class Mac:
-    """HMAC-SHA256 with the key's two states computed once, which halves the cost of a short message."""
-
-    __slots__ = ("_inner", "_outer")
-
-    def __init__(self, key: bytes) -> None:
-        if len(key) > 64:
-            key = sha256(key).digest()
-        padded = key.ljust(64, b"\0")
-        self._inner = sha256(bytes(byte ^ 0x36 for byte in padded))
-        self._outer = sha256(bytes(byte ^ 0x5C for byte in padded))
-
-    def hexdigest(self, message: bytes) -> bytes:
-        """Return the MAC of `message` as 64 lower-case hex digits. Source: RFC 2104."""
-        inner = self._inner.copy()
-        inner.update(message)
-        outer = self._outer.copy()
-        outer.update(inner.digest())
-        return hexlify(outer.digest())
-
-    def hexdigests(self, heads: Iterable[bytes]) -> list[bytes]:
-        """Return the MACs of many messages, each given without the `}` that ends it."""
-        inner_copy, outer_copy = self._inner.copy, self._outer.copy
-        macs = []
-        for head in heads:
-            inner = inner_copy()
-            inner.update(head)
-            inner.update(b"}")
-            outer = outer_copy()
-            outer.update(inner.digest())
-            macs.append(outer.digest())
-        return hexlify(b"".join(macs), "\n", 32).split(b"\n")
-
-    def fits(self, line: bytes) -> bool:
-        """Say whether a line, given without its LF, carries this key's MAC, wherever it stands."""
-        return (
-            line[-_MAC_BYTES:-66] == _MAC_LEAD
-            and line.endswith(b'"}')
-            and self.hexdigest(line[:-_MAC_BYTES] + b"}") == line[-66:-2]
-        )
 
 
 class Mark(NamedTuple):
@@ -107,7 +54,7 @@ class Chain:
         key_id: of the last `open` line; lines must carry a MAC while it is not empty.
     """
 
-    __slots__ = ("_keyring", "_log", "_undo", "key_id", "mac", "origin", "pending", "prev", "runs", "tree")
+    __slots__ = ("_keyring", "_undo", "key_id", "log_lead", "mac", "origin", "pending", "prev", "runs", "tree")
 
     def __init__(
         self,
@@ -118,7 +65,7 @@ class Chain:
         keyring: Mapping[str, Mac] | None = None,
     ) -> None:
         self.origin = origin
-        self._log = b',"log":"%s","seq":' % origin.encode("ascii")
+        self.log_lead = b',"log":"%s","seq":' % origin.encode("ascii")
         self.mac = mac
         self._keyring = keyring
         self.tree = tree or CompactRange()
@@ -183,9 +130,9 @@ class Chain:
     def seal(self, unsealed: Unsealed) -> bytes:
         """Give a line its place: return it whole, LF included, and advance."""
         body, of = unsealed
-        head = body if of is None else body + _OF_LEAD + b"%d" % of
-        head += self._log + b'%d,"prev":"%s"' % (self.tree.size, self.prev)
-        line = head + _MAC_LEAD + self.mac.hexdigest(head + b"}") + b'"}' if self.mac else head + b"}"
+        head = body if of is None else body + OF_LEAD + b"%d" % of
+        head += self.log_lead + b'%d,"prev":"%s"' % (self.tree.size, self.prev)
+        line = head + MAC_LEAD + self.mac.hexdigest(head + b"}") + b'"}' if self.mac else head + b"}"
         if line.startswith(_TYPED):
             kind = _kind(line)
             self._track(kind, _members(line) if kind in (b"open", b"close") else {}, of)
@@ -218,92 +165,10 @@ class Chain:
             self._remove(self.pending, of)
         self._advance(line)
 
-    def follow_many(self, lines: Sequence[bytes], start: int, stop: int) -> tuple[int, int]:
-        """Do as `follow`, several times faster, with leading exchange and `request` lines of `lines[start:stop]`.
-
-        Drops the mark.
-
-        Returns:
-            How many lines were followed, and how many of them are requests. Less than all: `follow` tells about the
-            next line, which may be of another type or not fit.
-        """
-        self._undo = None
-        place, requests = start, 0
-        batch = self._alike(lines[place:stop])
-        while batch:
-            found = self._follow_batch(batch)
-            if found is None:
-                batch = batch[: len(batch) // 2]
-                stop = place + len(batch)  # what is wrong is not far behind: leave it to `follow`
-            else:
-                place += len(batch)
-                requests += found
-                batch = self._alike(lines[place:stop])
-        return place - start, requests
-
-    def _alike(self, batch: Sequence[bytes]) -> Sequence[bytes]:
-        """Return the leading lines whose tails have the same length and whose type says nothing but request."""
-        digits = len(b"%d" % self.tree.size)
-        batch = batch[: 10**digits - self.tree.size]
-        shortest = 1 + len(self._log) + digits + len(b',"prev":"') + 64 + (_MAC_BYTES + 1 if self.key_id else 2)
-        if min(map(len, batch), default=0) < shortest:
-            batch = batch[: next((place for place, line in enumerate(batch) if len(line) < shortest), 0)]
-        if not _HEADS.issuperset(map(_HEAD, batch)):
-            batch = batch[: next(place for place, line in enumerate(batch) if _HEAD(line) not in _HEADS)]
-        typed = bytes(map(_THIRD, batch)).translate(_IS_TYPED)
-        if {*_cut(compress(batch, typed), None, len(_REQUEST))} <= {_REQUEST}:
-            return batch
-        others = (place for place in compress(count(), typed) if not batch[place].startswith(_REQUEST))
-        return batch[: next(others)]
-
-    def _follow_batch(self, batch: Sequence[bytes]) -> int | None:
-        """Follow lines that `_alike` chose, all or none; return how many requests are among them.
-
-        What is compared line by line in `_place` is compared here in one piece: the tails, cut off and joined, with
-        those that the leaves say they must be.
-        """
-        first = self.tree.size
-        leaves = []
-        copy = _LEAF.copy
-        for line in batch:
-            leaf = copy()
-            leaf.update(line)
-            leaves.append(leaf.digest())
-        *prevs, last = hexlify(b"".join(leaves), "\n", 32).split(b"\n")
-        tail = self._log + b'%d,"prev":"%b"' + (_MAC_LEAD if self.key_id else b"}")
-        tails = [tail % link for link in enumerate((self.prev, *prevs), first)]
-        behind = 66 if self.key_id else 0
-        end = -behind - len(tails[0])
-        if b"".join(_cut(batch, end, -behind or None)) != b"".join(tails):
-            return None
-        if behind and not self._macs_hold(batch):
-            return None
+    def advance(self, leaves: list[bytes], prev: bytes) -> None:
+        """Go past lines that were found to fit, given their leaves and the last leaf as hex. `leaves` is used up."""
         self.tree.extend(leaves)
-        self.prev = last
-        return self._pair(batch, first, end)
-
-    def _macs_hold(self, batch: Sequence[bytes]) -> bool:
-        if self.mac is None:
-            return b"".join(_cut(batch, -2)) == b'"}' * len(batch)
-        macs = self.mac.hexdigests(_cut(batch, None, -_MAC_BYTES))
-        return b"".join(_cut(batch, -66)) == b'"}'.join([*macs, b""])
-
-    def _pair(self, batch: Sequence[bytes], first: int, end: int) -> int:
-        """Note the requests that lines open and close, where a line's own members end at `end`; return how many open.
-
-        All are opened before any is closed, which is the same, since a line closes only what is above it.
-        """
-        typed = bytes(map(_THIRD, batch)).translate(_IS_TYPED)
-        requests = list(compress(count(first), typed))
-        self.pending.update(requests)
-        closing = bytes(map(itemgetter(end - 1), batch)).translate(_IS_DIGIT)
-        for place in compress(count(), closing):
-            _, lead, digits = batch[place][end - 25 : end].rpartition(_OF_LEAD)
-            if lead and digits.isdigit() and not typed[place]:
-                of = int(digits)
-                if of < first + place:
-                    self.pending.discard(of)
-        return len(requests)
+        self.prev = prev
 
     def _follow_open(self, line: bytes) -> None:
         """An `open` may name a new key, which already authenticates it. A log gains MACs so; it never loses them."""
@@ -326,10 +191,10 @@ class Chain:
 
     def _place(self, line: bytes, mac: Mac | None, key_id: str) -> int | None:
         """Check that a line stands where it belongs and return its `of`: one comparison proves log, order and link."""
-        expected = self._log + b'%d,"prev":"%s"' % (self.tree.size, self.prev)
+        expected = self.log_lead + b'%d,"prev":"%s"' % (self.tree.size, self.prev)
         if key_id:
-            end = len(line) - _MAC_BYTES
-            if not line.startswith(_MAC_LEAD, end) or not line.endswith(b'"}'):
+            end = len(line) - MAC_BYTES
+            if not line.startswith(MAC_LEAD, end) or not line.endswith(b'"}'):
                 raise BrokenLine("it has no mac although the log has one since its last open")
         else:
             end = len(line) - 1
@@ -339,7 +204,7 @@ class Chain:
             raise BrokenLine("it does not follow the line before it (log, seq or prev)")
         if key_id and mac is not None and mac.hexdigest(line[:end] + b"}") != line[-66:-2]:
             raise BrokenLine("its mac does not match")
-        return _of(line, end - len(expected))
+        return of_before(line, end - len(expected))
 
     def _advance(self, line: bytes) -> None:
         leaf = sha256(b"\x00" + line).digest()
@@ -376,11 +241,6 @@ class Chain:
                 self.key_id = members.get("key_id", "")
 
 
-def _cut(lines: Iterable[bytes], start: int | None, stop: int | None = None) -> Iterator[bytes]:
-    """Return the same slice of each line."""
-    return map(itemgetter(slice(start, stop)), lines)
-
-
 def _kind(line: bytes) -> bytes:
     return line[len(_TYPED) : line.find(b'"', len(_TYPED))]
 
@@ -397,11 +257,11 @@ def _members(line: bytes) -> dict[str, Any]:
     return members
 
 
-def _of(line: bytes, end: int) -> int | None:
+def of_before(line: bytes, end: int) -> int | None:
     """Return N of a `,"of":N` that ends at `end`. Payload text cannot look like that: it would end in a quote."""
-    start = line.rfind(_OF_LEAD, end - 26 if end > 26 else 0, end)
+    start = line.rfind(OF_LEAD, max(end - len(OF_LEAD) - 20, 0), end)
     if start >= 0:
-        digits = line[start + len(_OF_LEAD) : end]
+        digits = line[start + len(OF_LEAD) : end]
         if digits.isdigit():
             return int(digits)
     return None

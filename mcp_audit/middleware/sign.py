@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
-from mcp_audit.ledger.chain import Mac
 from mcp_audit.ledger.entry import Entry
+from mcp_audit.ledger.mac import Mac
 
 __all__ = ["Sign"]
 

@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import BinaryIO, NamedTuple, cast
 
-from mcp_audit.ledger.chain import Chain, Mac
+from mcp_audit.ledger.chain import Chain
 from mcp_audit.ledger.checkpoint import Checkpoint
+from mcp_audit.ledger.mac import Mac
 from mcp_audit.ledger.scan import Scanner
 from mcp_audit.ledger.segment_files import SegmentFile, look_at, survey
 from mcp_audit.sinks.files import Files, discard, open_regular, temporary_name, write_all

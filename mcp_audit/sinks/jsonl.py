@@ -14,9 +14,10 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, NoReturn
 
 from mcp_audit.errors import LedgerRefused, LedgerUnavailable
-from mcp_audit.ledger.chain import Chain, Mac, Mark
+from mcp_audit.ledger.chain import Chain, Mark
 from mcp_audit.ledger.checkpoint import Checkpoint
 from mcp_audit.ledger.entry import Unsealed
+from mcp_audit.ledger.mac import Mac
 from mcp_audit.ledger.scan import Scanner
 from mcp_audit.sinks.descriptor import Descriptor
 from mcp_audit.sinks.files import Files, install, write_aside

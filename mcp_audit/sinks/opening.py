@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mcp_audit.errors import LedgerRefused, LedgerUnavailable
-from mcp_audit.ledger.chain import Chain, Mac
+from mcp_audit.ledger.chain import Chain
 from mcp_audit.ledger.checkpoint import BadNote, Checkpoint, open_note, signed_note
 from mcp_audit.ledger.keys import LogKey, check_origin, check_secret
+from mcp_audit.ledger.mac import Mac
 from mcp_audit.ledger.merkle import EMPTY_ROOT
 from mcp_audit.ledger.scan import Scanner
 from mcp_audit.ledger.segment_files import survey

@@ -17,8 +17,8 @@ from contextlib import suppress
 from typing import Any
 
 from mcp_audit.errors import LedgerRefused, LedgerUnavailable
-from mcp_audit.ledger.chain import Mac
 from mcp_audit.ledger.entry import Unsealed
+from mcp_audit.ledger.mac import Mac
 from mcp_audit.ledger.scan import Scanner
 from mcp_audit.ledger.segment import Previous, segment_members
 from mcp_audit.ledger.segment_files import SegmentFile, look_at, plain_name, survey

@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from mcp_audit.errors import LedgerUnavailable
-from mcp_audit.ledger.chain import Mac
 from mcp_audit.ledger.checkpoint import Checkpoint, signed_note
 from mcp_audit.ledger.entry import Unsealed, encode_typed
+from mcp_audit.ledger.mac import Mac
 from mcp_audit.ledger.merkle import EMPTY_ROOT
 from mcp_audit.ledger.scan import FORMAT_VERSION, Scanner
 from mcp_audit.sinks.files import Files

@@ -18,8 +18,8 @@ from ledger_forge import KEY, OTHER_KEY, SECRET, Forge, closed_log, rotated_log
 from rows import Seen, row
 
 from mcp_audit.ledger import verify
-from mcp_audit.ledger.chain import Mac
 from mcp_audit.ledger.keys import LogKey, derive
+from mcp_audit.ledger.mac import Mac
 from mcp_audit.ledger.reading.indexing import refreshed_index
 
 OTHER_SECRET = b"fedcba9876543210fedcba9876543210"

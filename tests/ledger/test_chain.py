@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hmac
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ledger_forge import EXAMPLE_LINES, ORIGIN, SECRET, Forge
 
-from mcp_audit.ledger.chain import BrokenLine, Chain, Mac
+from mcp_audit.ledger.batch import Lines, follow_many
+from mcp_audit.ledger.chain import BrokenLine, Chain
 from mcp_audit.ledger.entry import Unsealed, json_bytes
 from mcp_audit.ledger.keys import derive
+from mcp_audit.ledger.mac import Mac
 
 SECRETS = derive(SECRET, ORIGIN)
 KEYRING = {SECRETS.key_id: Mac(SECRETS.mac)}
@@ -21,6 +24,10 @@ JSON = st.recursive(
     lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(), children, max_size=4),
     max_leaves=12,
 )
+
+
+def _joined(lines: list[bytes]) -> Lines:
+    return Lines(b"\n".join([*lines, b""]))
 
 
 def _state(chain: Chain) -> tuple[object, ...]:
@@ -51,7 +58,7 @@ def test_mac_is_hmac_sha256(key: bytes, message: bytes) -> None:
 
 @given(st.lists(st.dictionaries(st.text(), JSON, max_size=3), max_size=8), st.booleans())
 def test_what_one_seals_another_follows(bodies: list[dict[str, object]], keyed: bool) -> None:
-    """For any JSON: the line stays JSON, `follow` and `follow_many` end where `seal` did."""
+    """For any JSON: the line stays JSON, `Chain.follow` and `follow_many` end where `seal` did."""
     secret = SECRET if keyed else None
     forge = Forge(secret)
     forge.open()
@@ -65,7 +72,7 @@ def test_what_one_seals_another_follows(bodies: list[dict[str, object]], keyed: 
     for line in lines:
         one.follow(line)
     many.follow(lines[0])
-    followed, requests = many.follow_many(lines, 1, len(lines))
+    followed, requests = follow_many(many, _joined(lines), 1, len(lines))
 
     assert (followed, requests) == (len(lines) - 1, len(bodies) // 2)
     assert _state(one) == _state(many)
@@ -99,7 +106,7 @@ def test_a_line_that_does_not_fit_changes_nothing(line: bytes, reason: str) -> N
     with pytest.raises(BrokenLine, match=reason):
         chain.follow(line)
 
-    assert chain.follow_many([line], 0, 1) == (0, 0)
+    assert follow_many(chain, _joined([line]), 0, 1) == (0, 0)
     assert _state(chain) == before
     chain.follow(EXAMPLE_LINES[1])
 
@@ -237,9 +244,59 @@ def _go_on(chain: Chain, lines: list[bytes], at_once: bool) -> None:
     chain.follow(lines[0])
     at = 1
     while True:
-        at += chain.follow_many(lines, at, len(lines))[0] if at_once else 0
+        at += follow_many(chain, _joined(lines), at, len(lines))[0] if at_once else 0
         try:
             chain.follow(lines[at])
         except BrokenLine:
             return
         at += 1
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+def test_many_at_once_past_a_thousand(keyed: bool) -> None:
+    """Where thousands meet, and with a batch of more lines than a thousand."""
+    forge = Forge(SECRET if keyed else None)
+    forge.open()
+    for _ in range(1100):
+        forge.call()
+    lines = [line[:-1] for line in forge.lines]
+    for pieces in ((1, len(lines)), (1, 998, 1002, 2000, len(lines)), (1, 1000, 1001, len(lines))):
+        chain = Chain(ORIGIN, Mac(forge.secret.mac) if forge.secret else None)
+        chain.follow(lines[0])
+        for start, stop in pairwise(pieces):
+            assert follow_many(chain, _joined(lines), start, stop)[0] == stop - start
+        assert _state(chain)[:4] == _state(forge.chain)[:4]
+    wrong = [*lines[:1500], lines[1500].replace(b'"seq":1500', b'"seq":0500'), *lines[1501:]]
+    chain = Chain(ORIGIN)
+    chain.follow(lines[0])
+    assert follow_many(chain, _joined(wrong), 1, len(wrong))[0] <= 1499
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([b'{"id":"a"', b'{"type":"request","id":"a"', b'{"id":"']),
+            st.sampled_from([b',"of":', b"", b',"of":,"of":', b'1,"of":', b',"x":', b',"of":"', b',"of": ']),
+            st.integers(0, 45) | st.just(10**18),
+            st.integers(1, 22),
+        ),
+        max_size=60,
+    )
+)
+def test_what_looks_like_an_of_closes_the_same_at_once(parts: list[tuple[bytes, bytes, int, int]]) -> None:
+    """However a line's last member is spelt, and whichever request it names, above it or not."""
+    writer = Chain(ORIGIN)
+    lines = [writer.seal(Unsealed(b'{"type":"open","v":1', None))[:-1]]
+    lines += [writer.seal(Unsealed(head + lead + b"%0*d" % (width, of), None))[:-1] for head, lead, of, width in parts]
+    one, many = Chain(ORIGIN), Chain(ORIGIN)
+    for line in lines:
+        one.follow(line)
+    many.follow(lines[0])
+    at = 1
+    while at < len(lines):
+        at += follow_many(many, _joined(lines), at, len(lines))[0]
+        if at < len(lines):
+            many.follow(lines[at])
+            at += 1
+
+    assert _state(one) == _state(many)

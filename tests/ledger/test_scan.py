@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger_forge import KEY, ORIGIN, SECRET, Forge, closed_log, running_log
 
-from mcp_audit.ledger.chain import Chain, Mac
+from mcp_audit.ledger.chain import Chain
 from mcp_audit.ledger.checkpoint import Checkpoint, open_note
 from mcp_audit.ledger.entry import encode_typed
 from mcp_audit.ledger.keys import VerifierKey, derive
+from mcp_audit.ledger.mac import Mac
 from mcp_audit.ledger.scan import Scanner
 
 SECRETS = derive(SECRET, ORIGIN)

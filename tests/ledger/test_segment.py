@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ledger_forge import SECRET, Forge
 
-from mcp_audit.ledger.chain import Chain, Mac
+from mcp_audit.ledger.chain import Chain
 from mcp_audit.ledger.keys import derive
+from mcp_audit.ledger.mac import Mac
 from mcp_audit.ledger.scan import Scanner
 from mcp_audit.ledger.segment import BrokenLine, Previous, prune_members, read_segment, segment_members
 

@@ -14,7 +14,8 @@ from fakes import QuickFiles
 from ledgers import SECRET, STAMP, Sink, appended, check, crash, exchange, lines, request, settings, start, verdict
 
 from mcp_audit.errors import LedgerRefused, LedgerUnavailable
-from mcp_audit.ledger.chain import Chain, Mac
+from mcp_audit.ledger.chain import Chain
+from mcp_audit.ledger.mac import Mac
 from mcp_audit.ledger.scan import Scanner
 from mcp_audit.ledger.sqlite_schema import SCHEMA
 from mcp_audit.sinks.opening import open_ledger

@@ -15,12 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from mcp_audit.ledger.chain import Chain, Mac
+from mcp_audit.ledger.chain import Chain
 from mcp_audit.ledger.checking.strict import Strict
 from mcp_audit.ledger.checkpoint import Checkpoint
 from mcp_audit.ledger.damage import TAIL, Torn
 from mcp_audit.ledger.evidence import CannotLook, bytes_taken, chunks, open_bytes, scan_file
 from mcp_audit.ledger.keys import key_id_of, mac_key
+from mcp_audit.ledger.mac import Mac
 from mcp_audit.ledger.notices import Notice, Prune, prune_of
 from mcp_audit.ledger.rows import Rows, scan_sqlite
 from mcp_audit.ledger.scan import Scanner
