@@ -74,7 +74,7 @@ def _find(path: str, wanted: str) -> tuple[bytes, tuple[int, str] | None]:
     Raises:
         NoSuchEntry: there is none.
     """
-    number = int(wanted) if wanted.isdigit() and len(wanted) < _ULID else None
+    number = int(wanted) if wanted.isdecimal() and len(wanted) < _ULID else None
     is_it = _has_id(wanted) if number is None else _has_seq(number)
     found: bytes | None = None
     closing = b""

@@ -198,8 +198,11 @@ class Follower:
         return (now.st_dev, now.st_ino) != (ours.st_dev, ours.st_ino) or ours.st_size < file.tell()
 
     def _newest_seq(self) -> int:
-        with open_sqlite(self._path) as connection:
-            (newest,) = connection.execute("SELECT max(seq) FROM entries").fetchone()
+        try:
+            with open_sqlite(self._path) as connection:
+                (newest,) = connection.execute("SELECT max(seq) FROM entries").fetchone()
+        except sqlite3.DatabaseError as error:
+            raise CannotLook(self._path, f"the database cannot be read: {error}") from error
         return -1 if newest is None else int(newest)
 
     def _poll_rows(self) -> Iterator[bytes]:
@@ -210,7 +213,7 @@ class Follower:
                     self._seq = -1  # another ledger stands at the path
                 rows = connection.execute("SELECT seq, line FROM entries WHERE seq > ? ORDER BY seq", (self._seq,))
                 for self._seq, line in rows:
-                    yield line
+                    yield line if isinstance(line, bytes) else str(line).encode()
         except sqlite3.DatabaseError as error:
             raise CannotLook(self._path, str(error)) from error
 

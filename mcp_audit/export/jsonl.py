@@ -13,6 +13,7 @@ from mcp_audit.export import Part
 from mcp_audit.ledger.evidence import CannotLook, chunks, is_sqlite
 from mcp_audit.ledger.reading.reader import raw_lines
 from mcp_audit.ledger.reading.segment_stream import FileMoved, files_of, opened
+from mcp_audit.ledger.regular import open_regular
 from mcp_audit.ledger.segment_files import SegmentFile, plain_name
 
 __all__ = ["parts"]
@@ -53,7 +54,7 @@ def _names(log: str, files: list[SegmentFile]) -> list[str]:
 
 def _small(path: str) -> bytes | None:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path, follow=False) as file:
             return file.read()
     except FileNotFoundError:
         return None

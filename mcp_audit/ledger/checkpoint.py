@@ -11,7 +11,7 @@ import base64
 import re
 from dataclasses import dataclass
 
-from mcp_audit.ledger.keys import LogKey, VerifierKey, canonical_b64decode
+from mcp_audit.ledger.keys import BadKey, LogKey, VerifierKey, canonical_b64decode, check_origin
 
 __all__ = [
     "BadNote",
@@ -103,6 +103,10 @@ def _checkpoint(text: str) -> Checkpoint:
     origin, *rest = text.removesuffix("\n").split("\n")
     if len(rest) < 2 or not _SIZE.fullmatch(rest[0]) or not all(rest[2:]):
         raise BadNote("it is not a checkpoint (origin, size, root)")
+    try:
+        check_origin(origin)
+    except BadKey as error:
+        raise BadNote(str(error)) from None
     try:
         root = canonical_b64decode(rest[1])
     except ValueError as error:

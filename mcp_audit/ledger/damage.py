@@ -15,7 +15,7 @@ from mcp_audit.ledger.chain import Chain
 __all__ = ["TAIL", "BadBytes", "Fault", "Torn", "is_salvageable", "why_broken"]
 
 TAIL = re.compile(
-    rb',"log":"([A-Za-z0-9._/-]{1,200})","seq":([0-9]{1,19}),"prev":"([0-9a-f]{64})"(,"mac":"[0-9a-f]{64}")?\}\Z'
+    rb',"log":"([A-Za-z0-9._/-]{1,200})","seq":(0|[1-9][0-9]{0,18}),"prev":"([0-9a-f]{64})"(,"mac":"[0-9a-f]{64}")?\}\Z'
 )
 
 

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 from urllib.parse import quote
 
 from mcp_audit.errors import LedgerFileError
@@ -116,12 +116,15 @@ def is_sqlite(path: str) -> bool:
     Raises:
         CannotLook: it cannot be read.
     """
-    with open_bytes(path) as file:
-        return file.read(len(SQLITE_MAGIC)) == SQLITE_MAGIC
+    try:
+        with open_regular(path) as file:  # as it is on the disk: SQLite opens no compressed database
+            return file.read(len(SQLITE_MAGIC)) == SQLITE_MAGIC
+    except OSError as error:
+        raise CannotLook(path, error.strerror or str(error)) from error
 
 
 def open_bytes(path: str) -> BinaryIO:
-    """Open a log for reading from its first byte; gzip is recognised by its magic.
+    """Open a log for reading from its first byte; gzip is recognised by its magic, and read with `chunks`.
 
     Raises:
         CannotLook: it cannot be opened.
@@ -129,30 +132,27 @@ def open_bytes(path: str) -> BinaryIO:
     try:
         file = open_regular(path)
         try:
-            if file.read(2) == b"\x1f\x8b":
-                file.close()
-                return cast(BinaryIO, gzip.open(path, "rb"))
+            packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
         except OSError:
             file.close()
             raise
     except OSError as error:
         raise CannotLook(path, error.strerror or str(error)) from error
-    return file
+    return _unpacked(file) if packed else file
 
 
-def claimed_origin(path: str, sqlite: bool) -> str | None:
+def _unpacked(file: BinaryIO) -> BinaryIO:
+    """Return what reads gzip data from a file that was opened already, and closes it."""
+    reader = gzip.GzipFile(fileobj=file)
+    reader.myfileobj = cast(Any, file)
+    return cast(BinaryIO, reader)
+
+
+def claimed_origin(path: str) -> str | None:
     """Return the name of the log that its first line claims to belong to, or None."""
-    if sqlite:
-        try:
-            with open_sqlite(path) as connection:
-                row = connection.execute(f"SELECT {LINE} FROM entries ORDER BY seq LIMIT 1").fetchone()  # noqa: S608
-            line = row[0] or b"" if row else b""
-        except sqlite3.DatabaseError:
-            return None
-    else:
-        with open_bytes(path) as file:
-            line = next(chunks(file), b"").partition(b"\n")[0]
+    with open_bytes(path) as file:
+        line = next(chunks(file), b"").partition(b"\n")[0]
     tail = TAIL.search(line)
     return tail[1].decode() if tail else None
 

@@ -17,12 +17,13 @@ from mcp_audit.ledger.scan import Scanner
 from mcp_audit.ledger.segment import BrokenLine, read_segment
 from mcp_audit.ledger.sqlite_schema import SCHEMA
 
-__all__ = ["Rows", "begin_rows", "scan_sqlite", "schema_problem"]
+__all__ = ["Rows", "begin_rows", "claimed_origin_of_rows", "scan_sqlite", "schema_problem"]
 
 _ROWS = 256
 _TRANSIENT = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
 _NO_TABLES = "the database has no tables"
 _PRUNE = '{"type":"prune"'
+_FIRST = f"SELECT seq, {LINE} FROM entries ORDER BY seq LIMIT 1"  # noqa: S608
 
 
 def schema_problem(connection: sqlite3.Connection) -> str | None:
@@ -37,6 +38,22 @@ def schema_problem(connection: sqlite3.Connection) -> str | None:
         return None
     odd = sorted({name for name, _ in (found - expected) + (expected - found)})
     return f"the database schema was changed ({', '.join(odd[:5])})"
+
+
+def claimed_origin_of_rows(path: str) -> str | None:
+    """Return the name of the log that the first row claims to belong to, or None.
+
+    Raises:
+        CannotLook: it is locked, or not to be opened.
+    """
+    try:
+        with open_sqlite(path) as connection:
+            # What a changed schema calls `entries` may be anything, even a query that never ends.
+            row = None if schema_problem(connection) else connection.execute(_FIRST).fetchone()
+    except sqlite3.DatabaseError:
+        return None
+    tail = TAIL.search(row[1] or b"") if row else None
+    return tail[1].decode() if tail else None
 
 
 def _integrity_problem(connection: sqlite3.Connection) -> str | None:
@@ -63,7 +80,7 @@ def scan_sqlite(path: str, scanner: Scanner, signed: int | None, progress: Calla
     """Feed all rows in order, in one snapshot.
 
     Args:
-        signed: size of the newest checkpoint. With 0 a database without tables is one that was just being created.
+        signed: size of the newest checkpoint. Without or with 0 a database without tables was just being created.
 
     Raises:
         CannotLook: it is locked, or not to be opened.
@@ -72,7 +89,7 @@ def scan_sqlite(path: str, scanner: Scanner, signed: int | None, progress: Calla
         with open_sqlite(path) as connection:
             problem = schema_problem(connection)
             if problem is not None:
-                return Rows(None if problem == _NO_TABLES and signed == 0 else problem)
+                return Rows(None if problem == _NO_TABLES and not signed else problem)
             notes = {size: _as_text(note) for size, note in connection.execute("SELECT size, note FROM checkpoints")}
             scanner.watch(notes)
             problem = begin_rows(connection, scanner)
@@ -98,7 +115,7 @@ def begin_rows(connection: sqlite3.Connection, scanner: Scanner) -> str | None:
 
     That line is believed here: it stands further down in the rows, and is checked there like any other.
     """
-    row = connection.execute(f"SELECT seq, {LINE} FROM entries ORDER BY seq LIMIT 1").fetchone()  # noqa: S608
+    row = connection.execute(_FIRST).fetchone()
     tail = TAIL.search(row[1] or b"") if row else None
     if tail is None or row[0] <= 0:
         return None

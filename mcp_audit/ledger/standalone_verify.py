@@ -54,7 +54,12 @@ TAIL_BYTES = 450  # no tail is longer
 OF = re.compile(f',"of":({NUMBER})\\Z'.encode())
 TYPE = re.compile(rb'{"type":"([^"\\]*)"')
 LONGEST = 1 << 30  # bytes of a line
+LONGEST_LOG = 1 << 63
 ARCHIVE = re.compile(r"\.[0-9]{8}T[0-9]{6}Z(\.[0-9]+)?(\.gz)?\Z")
+# How the name of a log's other files goes on (`-20260611` is what logrotate's dateext writes), and of what is no part
+# of it, whatever it holds: what the ledger keeps beside a log, and a file whose last bytes could not be written.
+BESIDE = re.compile(r"\.|-[0-9]")
+NO_PART = re.compile(r".*\.(checkpoint|index|key|live|lock|pub)\Z|\.failed-[0-9]{8}T[0-9]{6}Z", re.DOTALL)
 PARSED = {"open", "close", "segment", "prune", "recovery", "gap"}  # of other lines only the tail is read
 
 
@@ -314,32 +319,36 @@ class Chain:
     def __init__(self, secrets: Iterable[bytes], watched: Iterable[int]) -> None:
         self.secrets, self.watched = list(secrets), set(watched)
         self.roots: dict[int, bytes] = {0: sha256()}  # by size, for the watched sizes
-        self.origin, self.first, self.size, self.prev = "", 0, 0, "0" * 64
+        self.origin, self.size, self.prev = "", 0, "0" * 64
         self.frontier: list[bytes] = []
         self.pending: set[int] = set()
         self.runs: set[int] = set()
         self.key_id = ""
         self.keys: dict[str, bytes] = {}  # of the MACs, by key_id
         self.prunes: list[tuple[int, int, int]] = []  # seq, from, to
+        self.gaps: list[tuple[int, int, str]] = []  # from, to (exclusive), name of the last file in it
         self.with_mac = self.without_mac = self.checked_mac = 0
         self.newer_format = False
         self.notices: list[str] = []
 
     def begin(self, line: bytes, state: State | None = None) -> None:
-        """Learn origin and keys from the first line there is; a `segment`, or `state`, says what came before it."""
+        """Learn origin and keys from the first line behind a gap; a `segment`, or `state`, says what came before it."""
         tail = TAIL.search(line, max(0, len(line) - TAIL_BYTES))
         if tail is None:
             raise Broken("is damaged")
-        self.origin = tail[1].decode()
+        self.origin = self.origin or tail[1].decode()
         for secret in self.secrets:
             key = hmac.digest(secret, b"mcp-audit/v1 mac\x00" + tail[1], "sha256")
             self.keys[sha256(b"mcp-audit/v1 kid\x00", key).hex()[:8]] = key
+        name: Any = None
         if line.startswith(b'{"type":"segment"'):
-            state = read_state(members_of(line), "start")
+            members = members_of(line)
+            state, previous = read_state(members, "start"), members.get("previous")
+            name = previous.get("name") if isinstance(previous, dict) else None
         if state is not None:  # what is claimed here must lead to the signed root
+            self.gaps.append((self.size, state.start, name if isinstance(name, str) else ""))
             self.prev = tail[3].decode()
             self.size, self.frontier, self.pending, self.runs, self.key_id = state
-            self.first = self.size
             self.watch()
             if self.size % 2 and self.frontier[-1].hex() != self.prev:  # that subtree is the line before itself
                 raise Broken("has a frontier that does not fit its prev")
@@ -459,11 +468,13 @@ class LogFile:
         self.path, self.name = path, os.path.basename(path)
         self.bytes, self.sha256 = 0, ""
         with self.open() as file:
+            self.packed = isinstance(file, gzip.GzipFile)
             self.first_line = file.readline(1 << 26).rstrip(b"\n")
-        self.seq, self.origin, self.previous = -1, "", None
+        self.seq, self.previous = -1, None
         tail = TAIL.search(self.first_line)
-        if tail and self.first_line.startswith((b'{"type":"open"', b'{"type":"segment"')):
-            self.seq, self.origin = int(tail[2]), tail[1].decode()
+        self.origin = tail[1].decode() if tail else ""
+        if tail and self.first_line.startswith((b'{"type":"open",', b'{"type":"segment",')):
+            self.seq = int(tail[2])
             with suppress(Broken):
                 self.previous = members_of(self.first_line).get("previous")
 
@@ -486,11 +497,18 @@ class LogFile:
                 yield line
         self.bytes, self.sha256 = total, digest.hexdigest()
 
+    def named(self) -> tuple[str, int]:
+        """Return name and start of the file before this one, as its segment line says."""
+        about = self.previous if isinstance(self.previous, dict) else {}
+        name, start = about.get("name"), about.get("start")
+        return (os.path.basename(name), start) if isinstance(name, str) and isinstance(start, int) else ("", -1)
+
+    def rank(self, wanted: str) -> tuple[bool, bool, bool, str]:
+        """Return what puts copies in order when the one called `wanted` is looked for."""
+        return re.sub(r"\.gz\Z", "", self.name) != wanted, not ARCHIVE.search(self.name), self.packed, self.name
+
     def is_named_by(self, previous: Any) -> bool:
-        """Tell whether a segment line names this file, by start, size and hash, as the one before it."""
-        if not self.sha256:
-            for _ in self.lines():
-                pass
+        """Tell whether a segment line names this file, which was read, by start, size and hash as the one before it."""
         named = previous if isinstance(previous, dict) else {}
         return (self.seq, self.bytes, self.sha256) == (named.get("start"), named.get("bytes"), named.get("sha256"))
 
@@ -505,8 +523,11 @@ def check_file(chain: Chain, file: LogFile, before: LogFile | None) -> Torn:
         try:
             if partial or inside:
                 raise Broken("is longer than any line")
-            if not chain.origin:
+            if number == 0 and (before is None or file.seq > chain.size):
+                if before is not None and file.named()[1] == before.seq:
+                    raise Broken(f"is missing: {before.name} was cut")
                 chain.begin(line)
+                before = None
             kind, members, of = chain.check(line)
         except Broken as fault:
             if number == 0:  # a file is renamed into place with its first line: no crash leaves one without
@@ -530,37 +551,42 @@ def beside(path: str) -> list[str]:
     """Return the regular files whose names continue that of the log, archives among them."""
     folder, name = os.path.split(path)
     names = sorted(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else []
-    continued = re.compile(re.escape(name) + r"(?:\.|-[0-9])")  # `-20260611` is what logrotate's dateext writes
-    paths = [os.path.join(folder, other) for other in names if continued.match(other)]
-    return [other for other in paths if os.path.isfile(other) and not os.path.islink(other)]
+    paths = [os.path.join(folder, o) for o in names if o.startswith(name) and BESIDE.match(o, len(name))]
+    return [other for other in paths if is_plain(other)]
 
 
-def files_of(path: str, active: LogFile | None) -> tuple[list[LogFile], list[LogFile]]:
-    """Return the files of the log, oldest first, as far back as each is named by the next, and older ones left over."""
-    others: list[LogFile] = []
+def log_of_archive(path: str) -> str:
+    """Return the path of the log that an archive belongs to, empty if it is none: a log has its key beside it."""
+    match = ARCHIVE.search(path)
+    if os.path.lexists(path + ".pub") or match is not None:
+        return "" if os.path.lexists(path + ".pub") or match is None else path[: match.start()]
+    ends = range(len(path) - 1, len(path) - len(os.path.basename(path)), -1)
+    return next((path[:end] for end in ends if BESIDE.match(path, end) and os.path.lexists(path[:end] + ".pub")), "")
+
+
+def others_of(path: str) -> list[LogFile]:
+    """Return the files beside a log that begin like a part of one, in the order of their lines."""
+    others = []
     for other in beside(path):
         with suppress(OSError, EOFError, zlib.error):  # if it is part of the log, it will be missed
-            others.append(LogFile(other))
-    others = [file for file in others if file.seq >= 0 and ".failed-" not in file.name]
-    if active is None and others:  # a rotation was interrupted between its two renames
-        active = max(others, key=lambda file: (file.seq, file.name))
+            others += [] if NO_PART.match(other, len(path)) else [LogFile(other)]
+    return sorted((file for file in others if file.seq >= 0), key=lambda file: (file.seq, file.name))
+
+
+def files_of(active: LogFile | None, others: list[LogFile], origin: str) -> list[LogFile]:
+    """Return the files of the log `origin`, oldest first, one for each `seq` that they begin with.
+
+    Of copies the one counts that whoever reads the log is shown: called as the next file says, then like an archive,
+    then the uncompressed one. An honest copy elsewhere excuses no change.
+    """
     files = [active] if active else []
-    while files and isinstance(files[0].previous, dict):
-        previous = files[0].previous
-        alike = [file for file in others if file.seq == previous.get("start") and file.seq < files[0].seq]
-        if not alike:
-            break
-        # Of several copies the right one; a single one that was changed is followed, to show where.
-        files.insert(0, next((file for file in alike if len(alike) > 1 and same(file, previous)), alike[0]))
-    left = [file for file in others if files and file.seq < files[0].seq and file.origin == files[0].origin]
-    return files, left
-
-
-def same(file: LogFile, previous: Any) -> bool:
-    try:
-        return file.is_named_by(previous)
-    except (OSError, EOFError, zlib.error):
-        return False
+    end = active.seq if active and active.seq >= 0 and active.origin == origin else LONGEST_LOG
+    for seq in sorted({file.seq for file in others if file.origin == origin and file.seq < end}, reverse=True):
+        alike = [file for file in others if (file.seq, file.origin) == (seq, origin)]
+        named = files[0].named() if files else ("", -1)
+        wanted = named[0] if named[1] == seq else ""
+        files.insert(0, min(alike, key=lambda file: file.rank(wanted)))
+    return files
 
 
 # --- SQLite -----------------------------------------------------------------------------------------------------------
@@ -603,12 +629,13 @@ def open_database(path: str) -> sqlite3.Connection:
         try:
             connection.execute("PRAGMA query_only=ON")
             connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            connection.text_factory = bytes
+            return connection
         except sqlite3.OperationalError as error:
             connection.close()
-            problem = error
-            continue
-        connection.text_factory = bytes
-        return connection
+            problem = str(error)
+        if "unable to open" not in problem:
+            break
     raise CannotLook(f"{path}: {problem}; copy the database with its -wal file to a folder that can be written")
 
 
@@ -618,11 +645,18 @@ def check_schema(database: sqlite3.Connection) -> bool:
     As a list: a trigger may have the name of a table or a view, and would hide behind it in a mapping.
     """
     rows = database.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
-    found = sorted((name.decode("utf-8", "replace"), sql.decode("utf-8", "replace")) for name, sql in rows)
+    found = sorted(
+        (stored(name).decode("utf-8", "replace"), stored(sql).decode("utf-8", "replace")) for name, sql in rows
+    )
     if found and found != sorted(expected_schema().items()):
         wrong = sorted({name for name, _ in set(found) ^ set(expected_schema().items())} or {"a name twice"})
         raise Broken(f"its schema was changed ({', '.join(wrong)})")
     return bool(found)
+
+
+def stored(value: Any) -> bytes:
+    """Return the bytes of what should be text; whatever else a forger stored there is not what anything expects."""
+    return value if isinstance(value, bytes) else b""
 
 
 def check_rows(chain: Chain, database: sqlite3.Connection) -> None:
@@ -697,7 +731,7 @@ class Case:
         self.files: list[dict[str, Any]] = []
         self.checked: list[str] = []
         self.key: Key | None = None
-        self.alone = ARCHIVE.search(path) is not None  # one archive by itself: the log goes on elsewhere
+        self.alone = log_of_archive(path)  # of one archive by itself: the log goes on elsewhere
         self.alive = not self.alone and writer_alive(path + ".live")
         self.pinned = [
             self.given(read_key, text, "--vkey is no verifier key (<origin>+<ID>+<base64>)") for text in vkeys
@@ -724,7 +758,10 @@ class Case:
             raise CannotLook(problem) from error
 
     def key_beside(self) -> Key | None:
-        data = small_file((ARCHIVE.sub("", self.path) if self.alone else self.path) + ".pub")
+        data = small_file((self.alone or self.path) + ".pub")
+        if self.alone and not data:  # an archive by itself names the key in its first line
+            with suppress(OSError, EOFError, zlib.error, Broken):
+                data = str(members_of(LogFile(self.path).first_line).get("vkey")).encode("utf-8", "replace")
         try:
             return None if data is None else read_key(data.decode("utf-8"))
         except ValueError:
@@ -755,7 +792,7 @@ class Case:
             problem = self.read_database()
         else:
             problem = self.read_files(LogFile(self.path) if header else None)
-        if header and not (self.note or self.pub or self.pinned or self.chain.origin):
+        if header and not self.is_named():
             self.faults.clear()  # nothing says whose log this should be
             self.doubts.append("its first line names no log: no ledger, or one of the Go program (verify --legacy)")
         elif self.chain.size:
@@ -769,48 +806,61 @@ class Case:
             with closing(open_database(self.path)) as database:
                 if not check_schema(database):
                     return "the database has no tables"
-                for size, text in database.execute("SELECT size, note FROM checkpoints"):
-                    self.keep_note(f"the stored checkpoint {size}", bytes(text))
+                first = database.execute("SELECT line, typeof(line) FROM entries ORDER BY seq LIMIT 1").fetchone()
+                tail = TAIL.search(first[0]) if first and first[1] == b"text" else None
+                self.chain.origin = tail[1].decode() if tail else ""
+                for size, note in database.execute("SELECT size, note FROM checkpoints"):
+                    self.keep_note(f"the stored checkpoint {size}", stored(note))
                 self.chain.watched.update(note.size for note in self.other_notes.values())
                 check_rows(self.chain, database)
-                self.check_prune(None)
+                self.check_gaps()
         except Broken as fault:
             reason = str(fault)
         except sqlite3.DatabaseError as error:
-            if "locked" in str(error) or "busy" in str(error):
+            if re.search("locked|busy|unable to open|disk I/O", str(error)):
                 raise CannotLook(f"{self.path}: {error}; try again") from error
             reason = f"the database is damaged: {error}"
-        self.add_file(self.name, self.chain.first, reason)
+        self.add_file(self.name, self.chain.gaps[0][1] if self.chain.gaps else 0, reason)
         return "" if reason else "the log is empty"
 
     def read_files(self, active: LogFile | None) -> str:
-        files, left = ([active], []) if self.alone and active else files_of(self.path, active)
+        others = [] if self.alone and active else others_of(self.path)
+        claimed = active.origin if active else ""
+        claimed = claimed or (self.note.origin if self.note else others[-1].origin if others and not active else "")
+        files = files_of(active, others, self.origin_of(claimed))
         if not files:
             return "the log is missing"
+        for file in files[:-1] if active else files:  # one that was renamed may have its note beside it
+            note_path = re.sub(r"\.gz\Z", "", file.path) + ".checkpoint"
+            if os.path.basename(note_path) not in self.other_notes and is_plain(note_path):
+                self.keep_note(os.path.basename(note_path), small_file(note_path))
+        self.chain.watched.update(note.size for note in self.other_notes.values())
         if active is None:
             self.loose_ends.append("a rotation was interrupted: there is no active file")
         for before, file in zip([None, *files[:-1]], files):  # noqa: B905  strict is new in 3.10
             if not self.read_file(file, before, last=file is files[-1]):
-                return ""
-        self.check_prune(files[0].previous)
-        self.check_left_over(left)
+                break
+        else:
+            self.check_gaps()
+            return ""
+        for file in files if self.is_named() else ():  # what cannot be read weighs more than what was changed
+            for _ in file.lines():
+                pass
         return ""
 
-    def check_left_over(self, files: list[LogFile]) -> None:
-        """Old files that a `prune` line let go and that are still here, with gaps between them, hold by themselves."""
-        for file in files:
-            chain = Chain(self.chain.secrets, self.chain.watched)
-            try:
-                reason = check_file(chain, file, None).reason
-            except Broken as fault:
-                reason = str(fault)
-            if reason or chain.size > self.chain.first:
-                self.faults.append(f"{file.name}: {reason or 'it does not end where the next file begins'}")
-            self.chain.roots = {**chain.roots, **self.chain.roots}
+    def origin_of(self, claimed: str) -> str:
+        """Return whose log this should be: a single pinned key says so, then the one beside the log, then the log."""
+        if self.pinned and (len(self.pinned) == 1 or any(key.origin == claimed for key in self.pinned)):
+            return self.pinned[0].origin if len(self.pinned) == 1 else claimed
+        return self.pub.origin if self.pub else claimed
+
+    def is_named(self) -> bool:
+        """Tell whether anything says whose log this should be."""
+        return bool(self.note or self.pub or self.pinned or self.chain.origin)
 
     def read_file(self, file: LogFile, before: LogFile | None, last: bool) -> bool:
         """Check one file and tell whether it makes sense to go on."""
-        chain, first, reason = self.chain, self.chain.size, ""
+        chain, reason = self.chain, ""
         try:
             torn = check_file(chain, file, before)
             if torn.bytes and last and not (self.note and chain.size < self.note.size):
@@ -819,7 +869,7 @@ class Case:
                 reason = torn.reason
         except Broken as fault:
             reason = str(fault)
-        self.add_file(file.name, max(first, chain.first), reason)
+        self.add_file(file.name, max(file.seq, 0), reason)
         if not last:
             name = re.sub(r"\.gz\Z", "", file.name) + ".checkpoint"
             note = self.other_notes.get(name)
@@ -833,29 +883,36 @@ class Case:
         if reason:
             self.faults.insert(0, f"{name}: {reason}")
 
-    def check_prune(self, previous: Any) -> None:
-        """What is missing before the first file must be announced by a `prune` line that was signed before it went."""
-        first = self.chain.first
-        covered = max((note.size for note in [self.note, *self.other_notes.values()] if note), default=self.chain.size)
-        if self.alone and first:
-            self.notices.append(f"seq 0 to {first - 1} are in other files and were not checked")
-        elif first and not any(seq < covered and from_ < first <= to for seq, from_, to in self.chain.prunes):
-            name = previous.get("name") if isinstance(previous, dict) else None
-            self.faults.append(f"the file before seq {first} ({name}) is missing, and no signed prune line says so")
+    def check_gaps(self) -> None:
+        """What is missing must be announced by a `prune` line that was signed before it went."""
+        notes = [self.note, *self.other_notes.values()] if self.note else []  # without the newest nobody can tell
+        covered = max((note.size for note in notes if note), default=self.chain.size)
+        allowed = [(from_, to) for seq, from_, to in self.chain.prunes if seq < covered]
+        for first, end, name in self.chain.gaps:
+            if self.alone:
+                self.notices.append(f"seq {first} to {end - 1} are in other files and were not checked")
+            elif not any(from_ < end <= to for from_, to in allowed):
+                missing = (
+                    f"seq {first} to {end - 1} are missing ({name})"
+                    if name
+                    else f"seq {first} to {end - 1} are missing"
+                )
+                self.faults.append(f"{missing}, and no signed prune line says so")
 
     # judging
 
     def judge_nothing(self, reason: str) -> None:
         """There is no line: the log was never finished, or it is gone."""
-        self.choose_key(self.note.origin if self.note else "")
-        if self.note is not None and self.key is not None and not self.note.signed_by(self.key):
-            self.faults.append("the checkpoint does not verify under the log's key")
-        elif self.note is not None and self.note.size:
-            self.faults.append(f"{reason} although its checkpoint covers {self.note.size} lines")
+        notes = [note for note in [self.note, *self.other_notes.values()] if note]
+        if not (notes or self.faults or self.has_sidecar or os.path.exists(self.path + ".pub")) and "missing" in reason:
+            raise CannotLook(f"{self.path}: there is no log")
+        self.choose_key(notes[0].origin if notes else "")
+        if self.key is not None and not all(note.signed_by(self.key) for note in notes):
+            self.faults.append("a checkpoint does not verify under the log's key")
+        elif any(note.size for note in notes):
+            self.faults.append(f"{reason} although a checkpoint covers {max(note.size for note in notes)} lines")
         elif self.note is not None:
             self.loose_ends.append("its creation was interrupted")
-        elif not self.has_sidecar and not os.path.exists(self.path + ".pub") and "missing" in reason:
-            raise CannotLook(f"{self.path}: there is no log")
         elif not self.has_sidecar:
             self.doubts.append(f"{reason}, and so is its checkpoint")
 
@@ -880,6 +937,8 @@ class Case:
             self.doubts.append("its format is newer than this checker")
         if chain.runs and not self.alone and not self.alive:
             self.loose_ends.append("a run was not closed and no writer is alive")
+        elif self.alone and self.note and chain.size > self.note.size:
+            self.faults.append("the archive's checkpoint does not cover it to its end")
         elif chain.size > (self.note.size if self.note else 0) and not self.alive:
             self.loose_ends.append("the last lines have no checkpoint and no writer is alive")
         self.tell()
@@ -902,7 +961,7 @@ class Case:
             gone = f"seq {chain.size} to {note.size - 1}, which the checkpoint covers, are missing"
             self.faults.append(f"the log ends after seq {chain.size - 1}: {gone}")
         elif note.size not in chain.roots:
-            self.faults.append(f"the checkpoint is older than the first line that is left (seq {chain.first})")
+            self.faults.append("the lines up to the end of the checkpoint are gone, but it should be newer than that")
         elif chain.roots[note.size] != note.root:
             self.faults.append(f"the root over seq 0 to {note.size - 1} is not the signed one")
         else:
@@ -912,10 +971,10 @@ class Case:
         chain = self.chain
         if kept.origin != chain.origin or (self.key is not None and not kept.signed_by(self.key)):
             self.faults.append("--against is no note of this log, signed by its key")
-        elif kept.size > chain.size:
+        elif kept.size > chain.size and not self.alone:
             self.faults.append(f"it has {chain.size} lines, the kept note covers {kept.size}: rolled back or cut")
         elif kept.size not in chain.roots:
-            self.doubts.append(f"the lines of the kept note, before seq {chain.first}, are not here to compare")
+            self.doubts.append(f"the {kept.size} lines of the kept note are not here to compare")
         elif chain.roots[kept.size] != kept.root:
             self.faults.append(f"the first {kept.size} lines are not those of the kept note: history was rewritten")
         else:

@@ -13,7 +13,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger_forge import KEY, ORIGIN, OTHER_KEY, SECRET, Forge, closed_log, rotated_log
+from log_forger import NEWER, OLDER, edited, forged_log
 
 from mcp_audit.ledger import standalone_verify
 from mcp_audit.ledger.checking.verifier import verify
 from mcp_audit.ledger.checkpoint import Checkpoint, signed_note
 from mcp_audit.ledger.evidence import CannotLook
+from mcp_audit.ledger.keys import LogKey
 from mcp_audit.ledger.segment import Previous, prune_members, segment_members
 
 fcntl = pytest.importorskip("fcntl", reason="platform: no flock")
 
-NEWER, OLDER = "audit.jsonl.20260602T214605Z", "audit.jsonl.20260601T214605Z"
+STRANGER = LogKey("audit.example/other", bytes(range(2, 34)))
+KEPT = rotated_log().archives[0].note.encode()
 
 
 def ours(log: Path, **options: Any) -> int:
@@ -41,9 +44,9 @@ def ours(log: Path, **options: Any) -> int:
         return 2
 
 
-def theirs(log: Path, secrets: list[bytes] | None = None) -> int:
+def theirs(log: Path, secrets: Sequence[bytes] = (), **given: Any) -> int:
     try:
-        return int(standalone_verify.verify(str(log), [], secrets or [])["exit"])
+        return int(standalone_verify.verify(str(log), secrets=secrets, **given)["exit"])
     except standalone_verify.CannotLook:
         return 2
 
@@ -67,6 +70,58 @@ def test_nobody_waits_for_a_fifo(tmp_path: Path, suffix: str) -> None:
     odd.unlink(missing_ok=True)
     os.mkfifo(odd)
     assert both(log) == (2 if suffix in ("", ".checkpoint", ".pub") else 0)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda packed: packed[:5], id="header"),
+        pytest.param(lambda packed: packed[:2] + b"\0" + packed[3:], id="method"),
+        pytest.param(lambda packed: packed[:10] + b"\xff" + packed[11:], id="block"),
+        pytest.param(lambda packed: packed[:-4], id="cut"),
+        pytest.param(lambda packed: packed + b"x", id="more"),
+    ],
+)
+def test_damaged_gzip_data_cannot_be_judged(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    """Whatever zlib says of it; that outweighs what was changed in another file or in what can be read of it."""
+    log = rotated_log().write(tmp_path / "audit.jsonl")
+    whole = log.read_bytes()
+    for data in (whole, b"x" + whole, b""):
+        log.write_bytes(damage(gzip.compress(data)))
+        assert both(log) == 2
+
+
+def test_a_change_does_not_hide_what_cannot_be_read(tmp_path: Path) -> None:
+    """Exit 2 comes before 1: the newer archive is not even whole gzip data."""
+    log = rotated_log().write(tmp_path / "audit.jsonl")
+    older, newer = tmp_path / OLDER, tmp_path / NEWER
+    older.write_bytes(older.read_bytes().replace(b"read_file", b"make_file"))
+    assert both(log) == 1
+    newer.write_bytes(gzip.compress(newer.read_bytes()) + b"x")
+    assert both(log) == 2
+
+
+def test_a_compressed_database_is_none(tmp_path: Path) -> None:
+    """SQLite opens none, so it is a file without a line."""
+    log = closed_log().write_sqlite(tmp_path / "audit.db")
+    log.write_bytes(gzip.compress(log.read_bytes()))
+    assert both(log) == 1
+
+
+@pytest.mark.parametrize("suffix", [".pub", ".checkpoint", ".index", ".live", ".lock", ".key", f".failed-{NEWER[12:]}"])
+def test_what_is_no_part_of_a_log(tmp_path: Path, suffix: str) -> None:
+    """What the ledger keeps beside it under these names is never its file, even if it holds its lines."""
+    log = closed_log().write(tmp_path / "audit.jsonl")
+    log.rename(f"{log}{suffix}")
+    assert both(log) == 1
+
+
+def test_names_with_failed_in_them(tmp_path: Path) -> None:
+    """Only what a rescue left is called `.failed-` and a time; a log may be called anything."""
+    log = rotated_log().write(tmp_path / "my.failed-calls.jsonl")
+    for name in (OLDER, NEWER):
+        (tmp_path / name).rename(tmp_path / f"my.failed-calls.jsonl{name[11:]}")
+    assert both(log) == 0
 
 
 @pytest.mark.parametrize("suffix", ["-journal", "-wal", "-shm"])
@@ -210,6 +265,70 @@ def test_more_signature_lines(tmp_path: Path, line: str, code: int) -> None:
     assert both(forge.write(tmp_path / "audit.jsonl")) == code
 
 
+def test_a_note_names_a_log_like_any_other(tmp_path: Path) -> None:
+    """One with another name than a log can have is no note, even where nothing else says whose log it is."""
+    log = closed_log().write(tmp_path / "audit.jsonl", b"{}\n")
+    Path(f"{log}.pub").unlink()
+    note = Path(f"{log}.checkpoint")
+    note.write_text(note.read_text().replace(ORIGIN, "caf\u00e9"))
+    assert both(log) == 3
+
+
+@pytest.mark.parametrize("text", ["", "x", "lines\n"])
+def test_a_kept_note_that_is_none(tmp_path: Path, text: str) -> None:
+    """That is a wrong argument, not a log that was tampered with."""
+    forge = closed_log()
+    log, kept = forge.write(tmp_path / "audit.jsonl"), f"{forge.note}{text}"
+    assert theirs(log, against=kept.encode()) == ours(log, against=kept) == (2 if text else 0)
+
+
+@pytest.mark.parametrize("garbage", [False, True])
+def test_the_note_of_an_archive_outlives_the_log(tmp_path: Path, garbage: bool) -> None:
+    """It says that there were lines, if it says anything."""
+    log = rotated_log().write(tmp_path / "audit.jsonl")
+    for path in (log, tmp_path / OLDER, tmp_path / NEWER, Path(f"{log}.checkpoint"), tmp_path / f"{OLDER}.checkpoint"):
+        path.unlink()
+    assert both(log) == 1
+    if garbage:
+        (tmp_path / f"{NEWER}.checkpoint").write_text("x")
+        assert both(log) == 1
+    (tmp_path / f"{NEWER}.checkpoint").unlink()
+    assert both(log) == 3
+    Path(f"{log}.pub").unlink()
+    assert both(log) == 2
+
+
+@pytest.mark.parametrize("name", [f"{NEWER}.checkpoint", "audit.jsonl.1.checkpoint"])
+def test_every_note_beside_an_archive_is_judged(tmp_path: Path, name: str) -> None:
+    """Under the name it was archived as, and under the one it has by now."""
+    log = rotated_log().write(tmp_path / "audit.jsonl")
+    (tmp_path / NEWER).rename(tmp_path / "audit.jsonl.1")
+    assert both(log) == 0
+    (tmp_path / name).write_text("x")
+    assert both(log) == 1
+
+
+def test_a_note_of_other_lines_than_its_archive_has(tmp_path: Path) -> None:
+    """Without a key it still has to be one of this log."""
+    log = rotated_log().write(tmp_path / "audit.jsonl")
+    shutil.copy(tmp_path / f"{NEWER}.checkpoint", tmp_path / f"{OLDER}.checkpoint")
+    assert both(log) == 0
+    Path(f"{log}.pub").unlink()
+    assert both(log) == 3
+    note = tmp_path / f"{OLDER}.checkpoint"
+    note.write_text(signed_note(Checkpoint(ORIGIN, 7, bytes(32)), KEY))
+    assert both(log) == 1
+
+
+def test_several_pins_and_a_log_without_a_name(tmp_path: Path) -> None:
+    """None of them is its key, as it would be with one."""
+    log = tmp_path / "audit.jsonl"
+    log.write_bytes(b"{}\n")
+    assert both(log) == 3
+    for vkeys in ([KEY.vkey], [KEY.vkey, STRANGER.vkey]):
+        assert theirs(log, vkeys=vkeys) == ours(log, vkeys=vkeys) == 1
+
+
 # Archives
 
 
@@ -278,21 +397,73 @@ def test_a_prune_line_lets_only_its_own_lines_go(tmp_path: Path) -> None:
     assert both(log) == 1
 
 
+def test_an_honest_copy_excuses_no_change(tmp_path: Path) -> None:
+    """Whoever reads the log is shown the file with the archive's name, so that is the one to judge."""
+    log = rotated_log().write(tmp_path / "audit.jsonl")
+    older = tmp_path / OLDER
+    shutil.copy(older, tmp_path / "audit.jsonl.1")
+    assert both(log) == 0
+    older.write_bytes(older.read_bytes().replace(b"read_file", b"make_file"))
+    assert both(log) == 1
+
+
+def test_a_file_between_two_that_join(tmp_path: Path) -> None:
+    """Whoever reads the log would be shown its lines."""
+    log = rotated_log().write(tmp_path / "audit.jsonl")
+    line = log.read_bytes().split(b"\n")[0].replace(b'"seq":10', b'"seq":7')
+    assert b'"seq":7' in line
+    (tmp_path / "audit.jsonl.9").write_bytes(line + b"\n")
+    assert both(log) == 1
+
+
+def test_prune_lines_without_the_newest_note(tmp_path: Path) -> None:
+    """Whether they were signed nobody can tell."""
+    forge = rotated_log()
+    forge.open("close")
+    forge.prune(10)
+    log = forge.write(tmp_path / "audit.jsonl")
+    for name in (OLDER, NEWER):
+        (tmp_path / name).unlink()
+    assert both(log) == 1
+    Path(f"{log}.checkpoint").unlink()
+    assert both(log) == 3
+
+
+def test_a_kept_note_from_a_gap(tmp_path: Path) -> None:
+    """Its lines were pruned, older ones were left over: that is no rewritten history."""
+    forge = rotated_log()
+    forge.open("close")
+    forge.prune(10)
+    forge.close(of=forge.chain.size - 2)
+    forge.sign()
+    log = forge.write(tmp_path / "audit.jsonl")
+    (tmp_path / NEWER).unlink()
+    (tmp_path / f"{NEWER}.checkpoint").unlink()
+    assert both(log) == 0
+    kept = signed_note(Checkpoint(ORIGIN, 7, bytes(32)), KEY)
+    assert theirs(log, against=kept.encode()) == ours(log, against=kept) == 3
+
+
+def test_an_archive_by_itself(tmp_path: Path) -> None:
+    """It names its key, and is known by a tool's name, too; a later note than its own says nothing about it."""
+    forge = rotated_log()
+    log = forge.write(tmp_path / "audit.jsonl")
+    archive, note = tmp_path / NEWER, tmp_path / f"{NEWER}.checkpoint"
+    assert both(archive) == 0
+    assert theirs(archive, against=forge.note.encode()) == ours(archive, against=forge.note) == 3  # type: ignore[union-attr]
+    renamed = tmp_path / "audit.jsonl.1"
+    shutil.copy(archive, renamed)
+    assert both(renamed) == 3
+    shutil.copy(note, f"{renamed}.checkpoint")
+    assert both(renamed) == 0
+    Path(f"{log}.pub").unlink()
+    assert both(archive) == 0
+    Path(f"{log}.pub").write_text(KEY.vkey)
+    note.write_text(forge.archives[0].note)
+    assert both(archive) == 1
+
+
 # Databases
-
-
-def edited(log: Path, statement: str, *values: object) -> Path:
-    """Run a statement as if the line were of any type; the schema says afterwards what it said before."""
-    with closing(sqlite3.connect(log, isolation_level=None)) as database:
-        database.execute("PRAGMA writable_schema=ON")
-        (sql,) = database.execute("SELECT sql FROM sqlite_schema WHERE name = 'entries'").fetchone()
-        loose = "CREATE TABLE entries (seq INTEGER PRIMARY KEY, line)"
-        database.execute("UPDATE sqlite_schema SET sql = ? WHERE name = 'entries'", (loose,))
-    with closing(sqlite3.connect(log, isolation_level=None)) as database:
-        database.execute("PRAGMA writable_schema=ON")  # else it would miss the columns that the indexes are on
-        database.execute(statement, values)
-        database.execute("UPDATE sqlite_schema SET sql = ? WHERE name = 'entries'", (sql,))
-    return log
 
 
 @pytest.mark.parametrize("seq", [0, 2])
@@ -332,65 +503,29 @@ def test_a_database_is_pruned_by_a_signed_line_only(tmp_path: Path, alive: bool)
         assert both(log) == 1
 
 
+@pytest.mark.parametrize("value", ["NULL", "5", "1.5", "x'00'", "9223372036854775807"])
+def test_a_stored_note_is_text(tmp_path: Path, value: str) -> None:
+    """Of whatever type it is instead, it is no note."""
+    forge = closed_log()
+    log = forge.write_sqlite(tmp_path / "audit.db", notes={forge.chain.size: forge.note or ""})
+    assert both(log) == 0
+    assert both(edited(log, f"UPDATE checkpoints SET note = {value}")) == 1
+
+
+def test_a_changed_schema_is_not_asked_anything(tmp_path: Path) -> None:
+    """Not even whose log it is: its `entries` may never come to an end."""
+    log = closed_log().write_sqlite(tmp_path / "audit.db")
+    for suffix in (".pub", ".checkpoint"):
+        Path(f"{log}{suffix}").unlink()
+    endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x AS seq, x AS line FROM n"
+    with closing(sqlite3.connect(log, isolation_level=None)) as database:
+        database.execute("DROP VIEW audit_entries")
+        database.execute("DROP TABLE entries")
+        database.execute(f"CREATE VIEW entries AS {endless} ORDER BY line DESC")
+    assert both(log) == 3
+
+
 # Anything
-
-
-def files_log(data: st.DataObject, secret: bytes | None) -> Forge:
-    forge = rotated_log(secret, rotations=data.draw(st.integers(0, 3)), calls=data.draw(st.integers(0, 2)))
-    if data.draw(st.booleans()) and forge.archives:
-        forge.open("close")
-        for archive in forge.archives[: data.draw(st.integers(1, len(forge.archives)))]:
-            forge.prune(archive.end)
-        if data.draw(st.booleans()):
-            forge.close(of=next(iter(forge.chain.runs)))
-            forge.sign()
-    return forge
-
-
-def database_log(data: st.DataObject, secret: bytes | None, path: Path) -> Path:
-    forge = Forge(secret)
-    notes = {}
-    forge.open()
-    for _ in range(data.draw(st.integers(0, 2))):
-        forge.call()
-        notes[forge.chain.size] = forge.sign()
-    first = forge.chain.size
-    told = prune_members(forge.chain, KEY.vkey, 0, "max_age_days: 1")
-    forge.call()
-    forge.typed("prune", **told)
-    if data.draw(st.booleans()):
-        forge.close()
-        forge.sign()
-    forge.sign() if data.draw(st.booleans()) else None
-    return forge.write_sqlite(path, first=data.draw(st.sampled_from([0, first])), notes=notes)
-
-
-def hurt(data: st.DataObject, folder: Path, log: Path, lines: list[bytes]) -> None:
-    """One thing that somebody with access to the folder, and without a key, can do."""
-    paths = sorted(path for path in folder.iterdir() if path.suffix != ".live")
-    if not paths:
-        return
-    one = data.draw(st.sampled_from(paths))
-    other = data.draw(st.sampled_from(paths))
-    spare = folder / data.draw(st.sampled_from(["audit.jsonl.1", "audit.jsonl-20260611", f"{log.name}.9", OLDER]))
-    ways: dict[str, Callable[[], object]] = {
-        "remove": one.unlink,
-        "copy": lambda: one != other and shutil.copy(one, other),
-        "rename": lambda: one.rename(spare),
-        "spare": lambda: one != spare and shutil.copy(one, spare),
-        "pack": lambda: one.write_bytes(gzip.compress(one.read_bytes())),
-        "edit": lambda: one.write_bytes(edit(data, one.read_bytes(), lines)),
-        "append": lambda: one.write_bytes(one.read_bytes() + b"".join(data.draw(st.permutations(lines[:4])))),
-    }
-    ways[data.draw(st.sampled_from(sorted(ways)))]()
-
-
-def edit(data: st.DataObject, content: bytes, lines: list[bytes]) -> bytes:
-    start = data.draw(st.integers(0, len(content)))
-    end = data.draw(st.integers(start, min(len(content), start + 300)))
-    return (
-        content[:start] + data.draw(st.binary(max_size=3) | st.sampled_from([b"\n", b"{}\n", *lines])) + content[end:]
-    )
 
 
 # The suite repeats the same forgeries; `BOTH_EXAMPLES=5000` looks for new ones.
@@ -405,15 +540,14 @@ def test_whatever_a_forger_does_both_say_the_same(data: st.DataObject) -> None:
     secret = data.draw(st.sampled_from([SECRET, None]))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if data.draw(st.integers(0, 2)):
-            forge = files_log(data, secret)
-            log = forge.write(folder / "audit.jsonl")
-            lines = [line for archive in forge.archives for line in archive.data.splitlines(True)] + forge.lines
-        else:
-            log, lines = database_log(data, secret, folder / "audit.db"), [b"x"]
-        for _ in range(data.draw(st.integers(0, 3))):
-            hurt(data, folder, log, lines)
-        code = ours(log, secrets=[SECRET])
-        assert theirs(log, [SECRET]) == code
-        if ours(log, secrets=[SECRET], fast=True) in (0, 4):
+        log = forged_log(data, folder, secret)
+        kept = [KEPT, *(path.read_bytes() for path in sorted(folder.glob("*.checkpoint")))]
+        note = data.draw(st.none() | st.sampled_from(kept))
+        path = data.draw(st.sampled_from([log, *sorted(folder.glob("audit.jsonl[.-][0-9]*"))]))
+        pins = [[], [KEY.vkey], [STRANGER.vkey], [KEY.vkey, STRANGER.vkey], [OTHER_KEY.vkey]]
+        vkeys = data.draw(st.sampled_from(pins))
+        given = {"vkeys": vkeys, "against": None if note is None else note.decode("utf-8", "surrogateescape")}
+        code = ours(path, secrets=[SECRET], **given)
+        assert theirs(path, [SECRET], vkeys=vkeys, against=note) == code
+        if ours(path, secrets=[SECRET], fast=True, **given) in (0, 4):
             assert code != 1

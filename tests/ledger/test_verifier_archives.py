@@ -427,7 +427,7 @@ def test_an_older_note_inside_an_archive(log: Path, fast: bool) -> None:
     report = check(log, against=kept, fast=fast)
     assert (report.verdict, report.reason) == (
         Verdict.UNKNOWN,
-        "the 3 lines of the kept note were pruned: the oldest line that is here is seq 5",
+        "the lines up to the end of the kept note, seq 2, were pruned: the next one that is here is seq 5",
     )
     assert check(log, against=forge.archives[0].note, fast=fast).verdict is Verdict.INTACT
 

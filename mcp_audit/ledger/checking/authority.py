@@ -41,7 +41,8 @@ class Authority:
                 return cls(pin.origin, pin, pinned=True)
         authority = cls(claimed)
         if pins:
-            authority.problem = f"it says that it is the log {claimed}, which none of the pinned keys belongs to"
+            says = f"it says that it is the log {claimed}" if claimed else "its first line names no log"
+            authority.problem = f"{says}, which none of the pinned keys belongs to"
         try:
             authority.key = VerifierKey.parse(beside or "")
             authority.origin = authority.key.origin

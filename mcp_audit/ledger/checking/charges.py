@@ -90,8 +90,8 @@ class Charges:
         self.unknown = case.authority.unknown
         self.row_notes = self._read_row_notes()
         signed = [note.size for note in (case.note, *case.notes, *self.row_notes.values()) if note is not None]
-        # Before a prune line deletes anything it is signed. Without any note nothing is decided here anyway.
-        self.prunes = [p for f in self.findings for p in f.prunes if not signed or p.seq < max(signed)]
+        # Before a prune line deletes anything it is signed. Without the newest note nobody can tell which ones are.
+        self.prunes = [p for f in self.findings for p in f.prunes if case.note is None or p.seq < max(signed)]
         self.joined = join(parts if case.alone is None and not case.sqlite else (), self.prunes, self.strangers())
         self.roots = self._roots()
         self._accuse()
@@ -127,9 +127,13 @@ class Charges:
             self._blame(place, f"{finding.torn.fault}; the file ends in {finding.torn.count} bytes that are no line")
         elif place in self.joined.faults:
             self._blame(place, self.joined.faults[place], moving=True)
-        elif self.case.sqlite and finding.start and all(prune.to != finding.start for prune in self.prunes):
+        elif self.case.sqlite and finding.start and not self._allowed(finding.start):
             gone = f"seq 0 to {finding.start - 1} are missing, and the prune line that lets them go was never signed"
             self._blame(place, gone, moving=True)
+
+    def _allowed(self, start: int) -> bool:
+        """Say whether a signed `prune` line lets what comes before `start` go."""
+        return any(prune.from_ < start <= prune.to for prune in self.prunes)
 
     def _accuse_notes(self) -> None:
         """Compare each checkpoint with the lines it covers, unless the file's own scan has done so."""
@@ -176,12 +180,16 @@ class Charges:
         kept, size = self.case.against, self.last.size
         if kept is None or self.holds(kept):
             return
-        if kept.size > size:
+        if kept.size > size and self.case.alone is not None:
+            later = f"the kept note covers {kept.size} lines, also those of later files"
+            self.unknown = self.unknown or f"{later}: check {self.case.alone} against it instead"
+        elif kept.size > size:
             covers = f"it has {size} lines, the kept note covers {kept.size}"
             self._blame(self.end, f"{covers}: it was rolled back or cut", moving=True)
-        elif kept.size < self.findings[0].start and kept.size not in self.roots:
-            here = f"the oldest line that is here is seq {self.findings[0].start}"
-            self.unknown = self.unknown or f"the {kept.size} lines of the kept note were pruned: {here}"
+        elif kept.size not in self.roots and not any(f.start <= kept.size <= f.size for f in self.findings):
+            here = min(finding.start for finding in self.findings if finding.start > kept.size)
+            pruned = f"the lines up to the end of the kept note, seq {kept.size - 1}, were pruned"
+            self.unknown = self.unknown or f"{pruned}: the next one that is here is seq {here}"
         else:
             rewritten = f"its first {kept.size} lines are not those of the kept note"
             self._blame(self.end, f"{rewritten}: history was rewritten")

@@ -19,7 +19,7 @@ from mcp_audit.ledger.checking.judgement import BEING_CREATED, judge
 from mcp_audit.ledger.checking.parallel import run_parallel
 from mcp_audit.ledger.checking.report import Report, Verdict
 from mcp_audit.ledger.checking.segment_check import Finding, Moved, Order, check_file
-from mcp_audit.ledger.checkpoint import BadNote, Checkpoint, read_unverified
+from mcp_audit.ledger.checkpoint import BadNote, Checkpoint, read_well_formed
 from mcp_audit.ledger.evidence import (
     Beside,
     CannotLook,
@@ -31,6 +31,7 @@ from mcp_audit.ledger.evidence import (
 )
 from mcp_audit.ledger.keys import VerifierKey
 from mcp_audit.ledger.regular import is_plain_file
+from mcp_audit.ledger.rows import claimed_origin_of_rows
 from mcp_audit.ledger.segment_files import (
     SegmentFile,
     Survey,
@@ -83,7 +84,7 @@ def verify(
     pins = tuple(VerifierKey.parse(vkey) for vkey in vkeys)
     if against is not None:
         try:
-            read_unverified(against)
+            read_well_formed(against)
         except BadNote as error:
             raise CannotLook("--against", f"this is no note of a log: {error}") from None
     asked = _Asked(os.fspath(path), pins, tuple(secrets), against, strict, fast, jobs, progress)
@@ -123,6 +124,7 @@ class _Attempt:
         self.path = asked.path
         self.cache = cache
         self.alone = log_of_archive(self.path)
+        self._notes_read: set[str] = set()
         # The notes before the log, which can then only be longer.
         self.beside = self._look_beside()
         self.alive = self.alone is None and writer_alive(self.path)
@@ -140,7 +142,8 @@ class _Attempt:
         claimed = self._claimed()
         authority = Authority.choose(self.asked.pins, claimed, self.beside.vkey)
         if authority.origin is None:
-            return Report(self.path, Verdict.UNKNOWN, _NO_LEDGER)
+            verdict = Verdict.TAMPERED if authority.problem else Verdict.UNKNOWN
+            return Report(self.path, verdict, authority.problem or _NO_LEDGER)
         files = self.survey.chosen(authority.origin)
         if not files:
             return self._nothing_there()
@@ -172,27 +175,34 @@ class _Attempt:
 
     def _claimed(self) -> str | None:
         active, others = self.survey.active, self.survey.others
-        claimed = claimed_origin(self.path, self.sqlite) if active is not None and not active.origin else None
-        claimed = (active.origin if active is not None else "") or claimed or origin_of_note(self.beside.note)
+        claimed = active.origin if active is not None else None
+        if active is not None and not claimed:
+            claimed = claimed_origin_of_rows(self.path) if self.sqlite else claimed_origin(self.path)
+        claimed = claimed or origin_of_note(self.beside.note)
         return claimed or (others[-1].origin if others and active is None else None)
 
     def _nothing_there(self) -> Report:
+        texts = {} if self.beside.note is None else {"checkpoint": self.beside.note}
+        texts |= self._stray_texts()
         report = Report(self.path, Verdict.UNKNOWN)
-        if self.beside.note is None:
+        if not texts:
             if self.beside.vkey is None or self.alone is not None:
                 raise CannotLook(self.path, "there is no log; name the file that audit.path or audit.sqlite_path says")
             report.reason = "log and checkpoint are missing although the log has a key (.pub)"
             return report
-        try:
-            note = read_unverified(self.beside.note)
-        except BadNote as error:
+        authority = Authority.choose(self.asked.pins, origin_of_note(next(iter(texts.values()))), self.beside.vkey)
+        notes = [authority.read(text, what) for what, text in texts.items()]
+        problem = authority.problem or next((note for note in notes if isinstance(note, str)), None)
+        size = max((note.size for note in notes if isinstance(note, Checkpoint)), default=0)
+        report.log = authority.origin or ""
+        if problem or size:
             report.verdict = Verdict.TAMPERED
-            report.reason = f"the log is missing and its checkpoint is damaged: {error}"
-            return report
-        report.log = note.origin
-        report.verdict = Verdict.TAMPERED if note.size else Verdict.UNCLEAN
-        missing = f"the log is missing although its checkpoint covers {note.size} lines"
-        report.reason = missing if note.size else BEING_CREATED
+            covers = f"although its checkpoint covers {size} lines"
+            report.reason = f"the log is missing, and {problem}" if problem else f"the log is missing {covers}"
+        elif authority.unknown is not None:
+            report.reason = authority.unknown
+        else:
+            report.verdict, report.reason = Verdict.UNCLEAN, BEING_CREATED
         report.may_be_moving = True
         return report
 
@@ -210,7 +220,7 @@ class _Attempt:
         *archives, _ = range(len(files))
         case.notes += [self._own_note(case, place, files[place + 1]) for place in archives]
         if self.alone is None:
-            case.strays = self._stray_notes(case)
+            case.strays |= self._stray_notes(case)
         interrupted = self.alone is None and self.survey.active is None
         case.notes.append(self._own_note(case, len(files) - 1, None) if interrupted else case.note)
         return case
@@ -220,27 +230,36 @@ class _Attempt:
         file = case.files[place]
         named = after.name_of(file) if after is not None else ""
         end = after.start if after is not None and named else None
-        paths = [os.path.join(os.path.dirname(file.path), named) + ".checkpoint"] if named else []
-        for path in dict.fromkeys([*paths, file.note_path]):
+        found = None
+        for name in dict.fromkeys([named, plain_name(file.name)] if named else [plain_name(file.name)]):
+            path = os.path.join(os.path.dirname(file.path), name) + ".checkpoint"
+            what = f"checkpoint {name}.checkpoint"
             text = small_text(path) if is_plain_file(path) else None
-            note = case.read(text, f"checkpoint {os.path.basename(path)}", place) if text is not None else None
-            if note is not None and end in (None, note.size):
-                return note
-        case.notices.append(f"{file.name} has no checkpoint of its own; the newest one covers it, too")
-        return None
+            note = case.read(text, what, place) if text is not None else None
+            self._notes_read.add(name)
+            if note is not None and found is None and end in (None, note.size):
+                found = note
+            elif note is not None:
+                case.strays[what] = note  # of other lines than it is named after, which still have to be ours
+        if found is None:
+            case.notices.append(f"{file.name} has no checkpoint of its own; the newest one covers it, too")
+        return found
 
     def _stray_notes(self, case: Case) -> dict[str, Checkpoint]:
         """Return the notes that stayed when their archives went; they still say what the lines up to there were."""
-        strays = {}
-        here = {plain_name(file.name) for file in case.files}
+        notes = {what: case.read(text, what) for what, text in self._stray_texts().items()}
+        return {what: note for what, note in notes.items() if note is not None}
+
+    def _stray_texts(self) -> dict[str, str]:
+        """Return the notes of archives that were not read yet, by what to call them."""
         folder = os.path.dirname(self.path)
-        for name in sorted(set(archive_notes(self.path)) - here):
-            what = f"checkpoint {name}.checkpoint"
-            text = small_text(os.path.join(folder, name) + ".checkpoint")
-            note = case.read(text, what) if text is not None else None
-            if note is not None:
-                strays[what] = note
-        return strays
+        if self.alone is not None or not os.path.isdir(folder or "."):
+            return {}
+        names = sorted(set(archive_notes(self.path)) - self._notes_read)
+        texts = {
+            f"checkpoint {name}.checkpoint": small_text(os.path.join(folder, name) + ".checkpoint") for name in names
+        }
+        return {what: text for what, text in texts.items() if text is not None}
 
     def _check(self, case: Case, fast: bool) -> list[Part]:
         """Check every file by itself, the largest ones at the same time."""

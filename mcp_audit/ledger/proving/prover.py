@@ -14,10 +14,10 @@ from typing import Any, BinaryIO
 
 from mcp_audit.ledger.chain import BrokenLine, Chain
 from mcp_audit.ledger.damage import TAIL
-from mcp_audit.ledger.evidence import CannotLook, chunks, open_bytes
+from mcp_audit.ledger.evidence import LINE, CannotLook, chunks, open_bytes
 from mcp_audit.ledger.merkle import PathRange
 from mcp_audit.ledger.proving.proof import Proof
-from mcp_audit.ledger.proving.prover_plan import CannotProve, Plan, plan, rows_of
+from mcp_audit.ledger.proving.prover_plan import FIRST_ROW, CannotProve, Plan, plan, rows_of
 from mcp_audit.ledger.scan import Scanner
 from mcp_audit.ledger.segment import Segment, read_segment
 from mcp_audit.ledger.segment_files import SegmentFile
@@ -25,6 +25,7 @@ from mcp_audit.ledger.segment_files import SegmentFile
 __all__ = ["carry_out", "prove"]
 
 _ROWS = 256
+_ROWS_BELOW = f"SELECT seq, {LINE} FROM entries WHERE seq < ? ORDER BY seq"  # noqa: S608
 _ATTEMPTS = 3
 
 
@@ -97,18 +98,18 @@ class _Reading:
     def database(self) -> str:
         """Read the rows, in one snapshot."""
         with rows_of(self._todo.path) as query:
-            first, line = next(query("SELECT seq, line FROM entries ORDER BY seq LIMIT 1"), (0, b""))
+            first, line = next(query(FIRST_ROW), (0, b""))
             if first > self._todo.seq:
                 raise _Moved
             try:
-                self._begin(line, _pruned_to(first, query) if first else None)
+                self._begin(line or b"", _pruned_to(first, query) if first else None)
             except BrokenLine as error:
                 raise self._tampered(f"its first row does not fit: {error}") from None
             scanner = self._scanner()
-            rows = query("SELECT seq, line FROM entries WHERE seq < ? ORDER BY seq", self._todo.checkpoint.size)
+            rows = query(_ROWS_BELOW, self._todo.checkpoint.size)
             while batch := list(islice(rows, _ROWS)):
                 scanner.feed_rows(batch)
-                if self._is_done(scanner, sum(len(line) for _, line in batch)):
+                if self._is_done(scanner, sum(len(line or b"") for _, line in batch)):
                     break
         return self._proof(scanner)
 
@@ -163,7 +164,10 @@ def _opened(file: SegmentFile) -> Iterator[BinaryIO]:
 
 def _pruned_to(first: int, query: Callable[..., Iterator[Any]]) -> Segment:
     """Return what the `prune` line says that let the rows before `first` go. The newest is near the end."""
-    for (line,) in query('SELECT line FROM entries WHERE line GLOB \'{"type":"prune"*\' ORDER BY seq DESC'):
+    prunes = (
+        "SELECT line FROM entries WHERE typeof(line) = 'text' AND line GLOB '{\"type\":\"prune\"*' ORDER BY seq DESC"
+    )
+    for (line,) in query(prunes):
         segment = read_segment(line)
         if segment.start == first:
             return segment

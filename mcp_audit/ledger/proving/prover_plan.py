@@ -19,13 +19,23 @@ from typing import Any
 from mcp_audit.errors import LedgerFileError
 from mcp_audit.ledger.checkpoint import BadNote, Checkpoint, open_note
 from mcp_audit.ledger.damage import TAIL
-from mcp_audit.ledger.evidence import CannotLook, is_sqlite, look_beside, open_bytes, open_sqlite, small_text
+from mcp_audit.ledger.evidence import (
+    LINE,
+    CannotLook,
+    chunks,
+    is_sqlite,
+    look_beside,
+    open_bytes,
+    open_sqlite,
+    small_text,
+)
 from mcp_audit.ledger.keys import BadKey, VerifierKey
 from mcp_audit.ledger.reading.lines import lines_forward
 from mcp_audit.ledger.segment_files import SegmentFile, log_of_archive, look_at, segment_files
 
-__all__ = ["CannotProve", "Plan", "plan", "rows_of", "searched_bytes", "seq_of"]
+__all__ = ["FIRST_ROW", "CannotProve", "Plan", "plan", "rows_of", "searched_bytes", "seq_of"]
 
+FIRST_ROW = f"SELECT seq, {LINE} FROM entries ORDER BY seq LIMIT 1"  # noqa: S608
 _TELL_BYTES = 1 << 20
 
 
@@ -81,11 +91,12 @@ def plan(path: str | os.PathLike[str], seq: int) -> Plan:
 def _plan_database(path: str, seq: int) -> Plan:
     beside = look_beside(path)
     with rows_of(path) as query:
-        first, line = next(query("SELECT seq, line FROM entries ORDER BY seq LIMIT 1"), (0, b""))
-        texts = [text.decode("utf-8", "replace") for (text,) in query("SELECT note FROM checkpoints ORDER BY size")]
+        first, line = next(query(FIRST_ROW), (0, b""))
+        stored = [note for (note,) in query("SELECT note FROM checkpoints ORDER BY size") if isinstance(note, bytes)]
+        texts = [note.decode("utf-8", "replace") for note in stored]
     if seq < first:
         raise _no_entry(path, seq, first)
-    notes = _Notes(path, seq, _key(path, beside.vkey, line))
+    notes = _Notes(path, seq, _key(path, beside.vkey, line or b""))
     # The oldest note that covers the entry, because it leaves the least to read.
     for text in (*texts, beside.note):
         checkpoint = notes.opened(text)
@@ -174,6 +185,8 @@ def _files(path: str, log: str) -> list[SegmentFile]:
     if not files:
         raise CannotLook(path, "there is no log; name the file that audit.path or audit.sqlite_path says")
     if files[0].start < 0:
+        with open_bytes(files[0].path) as data:
+            next(chunks(data), b"")  # damaged gzip data says so itself
         raise CannotProve(path, "its first line names no log: no ledger, or one of the Go program", 3)
     return files
 

@@ -34,12 +34,14 @@ Stream = Callable[[int, int], Iterator[int]]  # seqs between two bounds, both ex
 
 @contextmanager
 def _snapshot(path: str, on_notice: Callable[[str], None]) -> Iterator[sqlite3.Connection]:
+    opened = False
     try:
         with open_sqlite(path) as connection:
+            opened = True
             yield connection
-    except sqlite3.OperationalError as error:
-        raise CannotLook(path, str(error)) from error
     except sqlite3.DatabaseError as error:
+        if not opened or isinstance(error, sqlite3.OperationalError):
+            raise CannotLook(path, f"the database cannot be read: {error}") from error
         on_notice(f"{path}: the database is corrupt, the rest is not shown: {error}")
 
 

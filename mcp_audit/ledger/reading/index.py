@@ -117,8 +117,11 @@ class Index:
             return block.data
         if self._file is None:
             raise IndexBroken("it was closed")
-        self._file.seek(block.position)
-        data = self._file.read(block.size)
+        try:
+            self._file.seek(block.position)
+            data = self._file.read(block.size)
+        except (OSError, ValueError, OverflowError, MemoryError) as error:
+            raise IndexBroken("a block is not where it says") from error
         if _digest(data) != block.digest:
             raise IndexBroken("a block was changed")
         return data

@@ -21,6 +21,7 @@ from mcp_audit.ledger.reading.index import Index, IndexBroken, Section, load, st
 from mcp_audit.ledger.reading.lines import facts, lines_of
 from mcp_audit.ledger.reading.open_block import OpenBlock, settle
 from mcp_audit.ledger.reading.segment_stream import files_of, opened
+from mcp_audit.ledger.regular import open_regular
 from mcp_audit.ledger.segment_files import SegmentFile
 
 __all__ = ["INDEX_SUFFIX", "Progress", "discard_index", "fits", "matching_index", "refreshed_index"]
@@ -122,9 +123,12 @@ def fits(section: Section, segment: SegmentFile, stream: BinaryIO) -> bool:
 
 def _gzip_trailer(path: str) -> tuple[int, int] | None:
     """Return CRC-32 and length (modulo 2**32) of a gzip file's content, as it ends with. Source: RFC 1952."""
-    with open(path, "rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - 8))
-        data = file.read(8)
+    try:
+        with open_regular(path) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 8))
+            data = file.read(8)
+    except OSError:  # renamed at this moment: then no section is known to fit
+        return None
     return struct.unpack("<II", data) if len(data) == 8 else None
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
-from mcp_audit.ledger.evidence import chunks
+from mcp_audit.ledger.evidence import CannotLook, chunks
 
 __all__ = ["COLUMNS", "Facts", "facts", "lines_backward", "lines_forward", "lines_of", "stretches_backward"]
 
@@ -159,8 +159,15 @@ def stretches_backward(file: BinaryIO, end: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _exactly(file: BinaryIO, size: int) -> bytes:
-    """Read `size` bytes, or what there is: an unbuffered read may stop early."""
-    data = file.read(size)
-    while len(data) < size and (more := file.read(size - len(data))):
-        data += more
+    """Read `size` bytes, or what there is: an unbuffered read may stop early.
+
+    Raises:
+        CannotLook: the disk does not let us.
+    """
+    try:
+        data = file.read(size)
+        while len(data) < size and (more := file.read(size - len(data))):
+            data += more
+    except OSError as error:
+        raise CannotLook(str(file.name), f"cannot be read: {error}") from error
     return data

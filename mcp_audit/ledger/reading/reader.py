@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO, cast
 
-from mcp_audit.ledger.evidence import chunks, is_sqlite
+from mcp_audit.ledger.evidence import CannotLook, chunks, is_sqlite
 from mcp_audit.ledger.reading import database
 from mcp_audit.ledger.reading.blocks import IndexBroken
 from mcp_audit.ledger.reading.filters import Filter
@@ -279,6 +279,12 @@ def _seekable(stream: BinaryIO) -> Iterator[BinaryIO]:
         yield stream
         return
     with cast(BinaryIO, TemporaryFile()) as copy:
-        for chunk in chunks(stream):
-            copy.write(chunk)
+        try:
+            for chunk in chunks(stream):
+                copy.write(chunk)
+            copy.flush()
+        except OSError as error:
+            raise CannotLook(
+                str(stream.name), f"cannot be unpacked: {error}; set TMPDIR to where there is room"
+            ) from error
         yield copy
