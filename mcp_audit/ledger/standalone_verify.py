@@ -631,8 +631,10 @@ def open_database(path: str) -> sqlite3.Connection:
             connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             connection.text_factory = bytes
             return connection
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             connection.close()
+            if not isinstance(error, sqlite3.OperationalError):
+                raise
             problem = str(error)
         if "unable to open" not in problem:
             break
