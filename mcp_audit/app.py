@@ -12,13 +12,15 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mcp_audit.config import Config, Loaded
+from mcp_audit.config.inactive import is_url
 from mcp_audit.config.places import state_directory
 from mcp_audit.errors import ConfigError, UpstreamStartError
 from mcp_audit.relay.process import end_like, start
+from mcp_audit.sinks import LedgerSink
 from mcp_audit.sinks.opening import open_ledger
 from mcp_audit.sinks.settings import LedgerSettings, RotationSettings
 from mcp_audit.sinks.stamp import Stamp
@@ -30,7 +32,14 @@ _log = logging.getLogger("mcp_audit")
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 
 
-def run(loaded: Loaded, argv: Sequence[str] | None, environ: Mapping[str, str], *, accept_loss: bool = False) -> int:
+def run(
+    loaded: Loaded,
+    argv: Sequence[str] | None,
+    environ: Mapping[str, str],
+    *,
+    accept_loss: bool = False,
+    reload: Callable[[], Loaded] | None = None,
+) -> int:
     """Run the proxy until the upstream ends and return its exit code; a signal that killed it kills us as well.
 
     Raises:
@@ -41,12 +50,13 @@ def run(loaded: Loaded, argv: Sequence[str] | None, environ: Mapping[str, str], 
     parent = os.getppid() if hasattr(os, "getppid") else 0
     config = loaded.config
     _set_up_log(config)
+    if config.proxy.transport == "http":
+        return _serve(loaded, environ, accept_loss, reload)
+    if not argv and is_url(config.proxy.upstream):
+        return end_like(_bridge(loaded, environ, accept_loss, parent))
     command = _command(config, argv)
     stamp = Stamp()
-    ledger = open_ledger(_ledger_settings(loaded, environ, accept_loss), stamp)
-    _log.info("the ledger is %s; its verifier key is %s (pin it elsewhere)", ledger.path, ledger.vkey)
-    if ledger.note:
-        _log.info("newest checkpoint: %s", _on_one_line(ledger.note))
+    ledger = _open(loaded, environ, accept_loss, stamp)
     try:
         upstream = start(command, _environment(environ, loaded))
     except UpstreamStartError:
@@ -68,6 +78,56 @@ def run(loaded: Loaded, argv: Sequence[str] | None, environ: Mapping[str, str], 
     if ledger.note:
         _log.info("newest checkpoint: %s", _on_one_line(ledger.note))
     return end_like(ending.returncode)
+
+
+def _serve(loaded: Loaded, environ: Mapping[str, str], accept_loss: bool, reload: Callable[[], Loaded] | None) -> int:
+    """Run the HTTP proxy until a signal ends it, or a ledger without which it must not go on."""
+    import anyio
+
+    from mcp_audit.serving import prepare, serve
+
+    front = prepare(loaded.config)
+    try:
+        stamp = Stamp()
+        ledger = _open(loaded, environ, accept_loss, stamp)
+        options = {"use_uvloop": _has_uvloop()}
+        reason = anyio.run(serve, loaded.config, front, ledger, stamp, reload, backend_options=options)
+    finally:
+        front.close()
+    if ledger.note:
+        _log.info("newest checkpoint: %s", _on_one_line(ledger.note))
+    return 1 if reason == "shutdown" else 0
+
+
+def _bridge(loaded: Loaded, environ: Mapping[str, str], accept_loss: bool, parent: int) -> int:
+    """Bridge a stdio client to an HTTP upstream; a signal that ended it is the negative of its number."""
+    import anyio
+
+    from mcp_audit.bridging import bridge_session, prepare
+    from mcp_audit.relay.descriptors import restore_blocking
+
+    upstream = prepare(loaded.config)
+    stamp = Stamp()
+    ledger = _open(loaded, environ, accept_loss, stamp)
+    options = {"use_uvloop": _has_uvloop()}
+    try:
+        ending = anyio.run(
+            bridge_session, loaded.config, upstream, ledger, stamp, 0, 1, parent, backend_options=options
+        )
+    finally:
+        restore_blocking()
+    if ledger.note:
+        _log.info("newest checkpoint: %s", _on_one_line(ledger.note))
+    return ending.returncode
+
+
+def _open(loaded: Loaded, environ: Mapping[str, str], accept_loss: bool, stamp: Stamp) -> LedgerSink:
+    """Open the ledger, or refuse to, and say which it is."""
+    ledger = open_ledger(_ledger_settings(loaded, environ, accept_loss), stamp)
+    _log.info("the ledger is %s; its verifier key is %s (pin it elsewhere)", ledger.path, ledger.vkey)
+    if ledger.note:
+        _log.info("newest checkpoint: %s", _on_one_line(ledger.note))
+    return ledger
 
 
 def _set_up_log(config: Config) -> None:

@@ -6,6 +6,8 @@ McpAuditError
 ├── PayloadTooLarge      a peer sent more than proxy.max_message_bytes
 ├── NotStrictJson        bytes that RFC 8259 does not allow
 ├── UpstreamStartError   the upstream command cannot be started             (exit 127 or 126)
+├── UpstreamUnavailable  an HTTP upstream gave no answer to a request
+├── BrokenBody           an HTTP upstream's answer ended before its end
 └── LedgerError
     ├── LedgerFileError  something is wrong with one file of a log; also CannotLook, CannotProve, CannotWrite
     │   └── LedgerRefused   the log is tampered with or cannot be judged   (exit 1 or 3)
@@ -17,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 __all__ = [
+    "BrokenBody",
     "ConfigError",
     "ConfigErrors",
     "LedgerError",
@@ -27,6 +30,7 @@ __all__ = [
     "NotStrictJson",
     "PayloadTooLarge",
     "UpstreamStartError",
+    "UpstreamUnavailable",
 ]
 
 
@@ -116,6 +120,34 @@ class UpstreamStartError(McpAuditError):
 
     def __str__(self) -> str:
         return f"cannot start the upstream {self.program!r}: {self.problem}"
+
+
+class UpstreamUnavailable(McpAuditError):
+    """An HTTP upstream gave no answer to a request.
+
+    Args:
+        cause: what happened, in a few words such as `cannot connect to localhost:8080: connection refused`.
+        sent: whether a part of the request may have reached it; False: it cannot have acted on the request.
+    """
+
+    def __init__(self, cause: str, *, sent: bool = True) -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.sent = sent
+
+    def __str__(self) -> str:
+        return f"the upstream gave no answer: {self.cause}"
+
+
+class BrokenBody(McpAuditError):
+    """An HTTP upstream's answer ended before its end; `cause` says how, in a few words."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return f"the upstream's answer broke off: {self.cause}"
 
 
 class LedgerError(McpAuditError):

@@ -8,7 +8,8 @@ exchange can begin and end is decided here and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from mcp_audit.middleware import ALLOW, Caller, Gate, Verdict, first_denial
@@ -26,6 +27,7 @@ _INTRODUCTIONS = ("initialize", "server/discover")
 _ONE_WAY = (Outcome.NOTIFICATION, Outcome.OPAQUE)
 _NO_ID = Id(None, b"null", "null")
 _NOBODY = Caller(client_learned=True, server_learned=True)
+_NOTHING: Mapping[str, object] = MappingProxyType({})
 _HELD: dict[str, object] = {"reason": "the ledger is too slow for the deadline", "executed": False}
 _BATCH_REJECTED = Verdict(
     False, "batch", reason="another message of its batch is denied", kind="batch_rejected", recorded=True
@@ -54,17 +56,26 @@ class Session:
     """Decides about every message between one client and one server, and pairs answers with requests.
 
     Args:
-        gates: asked in order about each message of the client; the first denial wins.
+        gates: asked in order about each message of the client; the first denial wins. Who made the session may change
+            the sequence between two messages.
         new_id: makes ids of ledger lines.
         caller: the configured names; `client_learned` and `server_learned` say which of them are to be learned.
+        rounds: where multi round-trip requests are linked, if more than this session takes part; None: its own.
     """
 
-    def __init__(self, gates: Sequence[Gate], new_id: Callable[[], str], caller: Caller = _NOBODY) -> None:
-        self._gates = tuple(gates)
+    def __init__(
+        self,
+        gates: Sequence[Gate],
+        new_id: Callable[[], str],
+        caller: Caller = _NOBODY,
+        rounds: Rounds | None = None,
+    ) -> None:
+        self._gates = gates
         self._new_id = new_id
         self._table = Correlator()
-        self._rounds = Rounds()
+        self._rounds = rounds or Rounds()
         self.peers = Peers(caller)
+        self.pseudonym = ""  # of the HTTP session
 
     @property
     def open_requests(self) -> int:
@@ -118,12 +129,21 @@ class Session:
                 owed.append(exchange)
         return Step(None, _bundled(errors) if step.batch else tuple(errors), (), tuple(owed))
 
-    def oversized(self, message: Oversized, direction: Direction, id_: str, commitment: str, now: float) -> Step:
+    def oversized(
+        self,
+        message: Oversized,
+        direction: Direction,
+        id_: str,
+        commitment: str,
+        now: float,
+        delivered: bool = False,
+    ) -> Step:
         """Answer whoever waits for a message that exceeded the limit; it is not delivered.
 
         Args:
             id_: of the line that records it, chosen before the message was hashed.
             commitment: to its bytes; empty without a secret.
+            delivered: it is on its way nevertheless, a piece at a time, so nobody is answered.
         """
         found = recover(message, direction)
         exchange = self._table.answer(found) if found.kind is Kind.RESPONSE else None
@@ -138,11 +158,21 @@ class Session:
         exchange.oversized, exchange.commitment = message.size, commitment
         exchange.marks += ("too_large",)
         _end(exchange, Outcome.OPAQUE if found.kind is Kind.OPAQUE else Outcome.DENIED, exchange.started)
+        if delivered:
+            if exchange.request is not None and exchange.response is not None:
+                exchange.outcome = Outcome.ANSWERED
+            return Step(b"", finished=(exchange,))
         asked = exchange.request
         if asked is None or asked.id is None or asked.kind is not Kind.REQUEST:
             return Step(finished=(exchange,))
         error = self._error(exchange, asked.id, "message_too_large", {"bytes": message.size})
         return Step(None, ((asked.direction.back, error),), (), (exchange,))
+
+    def turn_away(self, message: Message, verdict: Verdict, now: float) -> Step:
+        """Record a message that was refused before any gate was asked, and what could not be looked at."""
+        exchange = self._begin(message, verdict, now)
+        _end(exchange, Outcome.DENIED, now)
+        return Step(finished=(exchange,))
 
     def overdue(self, now: float, timeout: float) -> Step:
         """Give up on what has waited for more than `timeout` seconds; a later answer is recorded, not delivered.
@@ -159,11 +189,45 @@ class Session:
                 errors.append((exchange.request.direction.back, error))
         return Step(None, tuple(errors), (), tuple(late))
 
-    def close(self, now: float) -> Step:
-        """End the session: what is still open ends as lost. Nobody is answered, as without us nobody would be."""
+    def give_up(
+        self,
+        exchanges: Iterable[Exchange],
+        outcome: Outcome,
+        now: float,
+        kind: str = "",
+        data: Mapping[str, object] = _NOTHING,
+        batch: bool = False,
+        why: str = "",
+    ) -> Step:
+        """End those of `exchanges` that are still open, because what should have brought their answers is gone.
+
+        Args:
+            kind: of the error that their requesters get, and nothing after it; empty: nobody is answered.
+            data: what else `error.data` says.
+            batch: they came as an array, so the errors are one.
+            why: of lost ones, for the record.
+        """
+        errors: list[tuple[Direction, bytes]] = []
+        ended = [exchange for exchange in exchanges if exchange.outcome is Outcome.PENDING]
+        for exchange in ended:
+            self._table.give_up(exchange, deliver_late=not kind)
+            _end(exchange, outcome, now)
+            exchange.why = why
+            request = exchange.request
+            if kind and request is not None and request.id is not None:
+                errors.append((request.direction.back, self._error(exchange, request.id, kind, data)))
+        return Step(None, _bundled(errors) if batch else tuple(errors), (), tuple(ended), batch)
+
+    def close(self, now: float, why: str = "") -> Step:
+        """End the session: what is still open ends as lost. Nobody is answered, as without us nobody would be.
+
+        Args:
+            why: for the record; empty: the run ends.
+        """
         rest = self._table.drain()
         for exchange in rest:
             _end(exchange, Outcome.LOST, now)
+            exchange.why = why
         return Step(finished=tuple(rest))
 
     def _judge(self, message: Message, now: float) -> Verdict:
@@ -268,6 +332,7 @@ class Session:
             self._new_id(), request, response, era, version, caller.client_id, caller.server_id, verdict, now
         )  # fmt: skip
         exchange.marks = message.marks
+        exchange.session = self.pseudonym
         return exchange
 
     def _answer_unaudited(self, exchange: Exchange, reason: str, errors: list[tuple[Direction, bytes]]) -> None:
@@ -280,7 +345,9 @@ class Session:
         error = self._error(exchange, request.id or _NO_ID, "audit_unavailable", data, has_line)
         errors.append((request.direction.back, error))
 
-    def _error(self, exchange: Exchange, id_: Id, kind: str, data: dict[str, object], has_line: bool = True) -> bytes:
+    def _error(
+        self, exchange: Exchange, id_: Id, kind: str, data: Mapping[str, object], has_line: bool = True
+    ) -> bytes:
         entry_id = exchange.id if has_line else None
         exchange.error = error_object(kind, exchange.era, entry_id, data)
         return error_response(id_.token, kind, exchange.era, entry_id, data)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from mcp_audit.config.flags import add_flags, read_flags
@@ -43,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     from mcp_audit import app
     from mcp_audit.config import load
 
-    loaded = load(read_flags(args), os.environ, Path.cwd(), args.argv, config=args.config)
+    read = partial(load, read_flags(args), os.environ, Path.cwd(), args.argv, config=args.config)
+    loaded = read()
     for notice in loaded.notices:
         print(f"mcp-audit: {notice}", file=sys.stderr)
-    return app.run(loaded, args.argv, os.environ, accept_loss=args.accept_loss)
+    return app.run(loaded, args.argv, os.environ, accept_loss=args.accept_loss, reload=read)

@@ -37,22 +37,13 @@ class Inactive(NamedTuple):
     switch: str = ""  # while this setting is false, nobody is waiting for the feature
 
 
-_HTTP = "the HTTP transport"
-_HTTP_KEYS = (
-    "port upstream_timeout_ms forward_headers tls retry bind_address public_url allowed_hosts allowed_origins auth "
-    "drain_timeout_ms http_mode forward_hosts oauth workers"
-)
-
 INACTIVE: tuple[Inactive, ...] = (
-    Inactive("proxy.transport", _HTTP, REFUSED, lambda value, _: value == "http"),
-    *(Inactive(f"proxy.{key}", _HTTP, LISTED) for key in _HTTP_KEYS.split()),
     Inactive(
-        "proxy.upstream",
-        "a URL as upstream (the bridge)",
-        REFUSED,
-        lambda value, all_: is_url(value) and all_.proxy.transport == "stdio",
+        "proxy.workers",
+        "several processes on one port",
+        NOTICED,
+        lambda value, all_: value > 1 and all_.proxy.transport == "http",
     ),
-    Inactive("proxy.bridge", "the bridge", LISTED),
     Inactive("middleware.gates", "plugins", REFUSED),
     Inactive("middleware.processors", "plugins", REFUSED),
     Inactive(

@@ -83,8 +83,12 @@ def _entry(exchange: Exchange, id_: str, timestamp: str, transport: str) -> Entr
                 entry.trace = _trace(request.meta["traceparent"])
     entry.client_id, entry.server_id = exchange.client_id, exchange.server_id
     entry.era, entry.protocol_version = exchange.era.value, exchange.version
+    entry.session = exchange.session
+    if exchange.status:
+        entry.http = {"status": exchange.status}
     entry.continues = exchange.continues
     entry.marks = list(exchange.marks)
+    entry.rewrites = list(exchange.rewrites)
     if exchange.verdict.recorded:
         entry.policy = _policy(exchange)
     return entry

@@ -7,8 +7,6 @@ out. Nothing here looks into a message, and nothing but the two writers touches 
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +18,7 @@ from anyio.abc import TaskGroup
 from mcp_audit.recorder import Recorder
 from mcp_audit.relay.descriptors import Reader, Writer
 from mcp_audit.relay.process import Upstream
+from mcp_audit.relay.watch import heed_signals, watch_parent
 from mcp_audit.session import Session, Step
 from mcp_audit.wire.framing import Hasher, LineDecoder, Oversized
 from mcp_audit.wire.message import Direction, Payload, parse
@@ -27,7 +26,6 @@ from mcp_audit.wire.message import Direction, Payload, parse
 __all__ = ["Ending", "Limits", "StdioRelay", "Witness"]
 
 _STRAY_PIPE_SECONDS = 1.0  # of silence on a pipe that a grandchild holds, after client and upstream are gone
-_WATCH_SECONDS = 1.0
 _GROUP_POLL_SECONDS = 0.02
 
 
@@ -97,14 +95,10 @@ class StdioRelay:
     async def run(self) -> Ending:
         """Relay until the upstream has ended and all it said is delivered; then nothing of it is left running."""
         async with anyio.create_task_group() as tasks:
-            for job in (
-                self._pump_client,
-                self._pump_server,
-                self._heed_signals,
-                self._watch_parent,
-                self._watch_ledger,
-            ):
+            for job in (self._pump_client, self._pump_server, self._watch_ledger):
                 tasks.start_soon(job, tasks)
+            tasks.start_soon(heed_signals, lambda number: self._stop(tasks, "signal", number))
+            tasks.start_soon(watch_parent, self._parent, lambda number: self._stop(tasks, "signal", number))
             if self._limits.call_timeout:
                 tasks.start_soon(self._enforce_deadlines)
             returncode = await self._upstream.wait()
@@ -200,22 +194,6 @@ class StdioRelay:
                 await self._take_effect([step], None)
 
     # How a run ends.
-
-    async def _heed_signals(self, tasks: TaskGroup) -> None:
-        wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
-        heeded = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]  # nohup keeps its word
-        # Windows has no signal handlers in the event loop.
-        with contextlib.suppress(NotImplementedError), anyio.open_signal_receiver(*heeded) as signals:
-            async for number in signals:
-                self._stop(tasks, "signal", number)
-
-    async def _watch_parent(self, tasks: TaskGroup) -> None:
-        """Notice that whoever started us is gone, which closes no pipe if somebody else holds them."""
-        while self._parent > 1:
-            if os.getppid() != self._parent:
-                self._stop(tasks, "signal", getattr(signal, "SIGTERM", 15))
-                return
-            await anyio.sleep(_WATCH_SECONDS)
 
     async def _watch_ledger(self, tasks: TaskGroup) -> None:
         await self._recorder.shutdown_wanted.wait()

@@ -85,7 +85,9 @@ class Scribe:
         return self._line(request_entry, exchange, self._stamp.id())
 
     def closing(self, exchange: Exchange) -> Unsealed:
-        """Return the line of a finished exchange."""
+        """Return the line of a finished exchange; of one that nobody answered in any way an `orphan`."""
+        if exchange.outcome is Outcome.LOST and not exchange.error and not exchange.status:
+            return self.orphan(exchange, exchange.why or "exit")
         return self._line(closing_entry, exchange, exchange.id)
 
     def orphan(self, exchange: Exchange, why: str) -> Unsealed:

@@ -88,6 +88,16 @@ class Correlator:
             self._open.pop(key, None)
         self._forget_progress(exchange)
 
+    def give_up(self, exchange: Exchange, deliver_late: bool) -> None:
+        """Forget an open exchange that will not be answered; say whether an answer that comes yet may be delivered."""
+        self.withdraw(exchange)
+        request = exchange.request
+        if request is not None and request.id is not None and request.id.key is not None:
+            past = self._ended if deliver_late else self._timed_out
+            past[_past(request.direction, request.id.key)] = exchange.era
+            if len(past) > (_REMEMBERED if deliver_late else _REMEMBERED_TIMEOUTS):
+                past.popitem(last=False)
+
     def late_era(self, response: Message) -> tuple[Era, bool] | None:
         """Of a response to an exchange that ended before: its era, and whether it may still be delivered."""
         if response.id is None or response.id.key is None:

@@ -74,6 +74,10 @@ class Exchange(Struct, eq=False):
         error: the error object we answered with in the peer's place, empty otherwise.
         oversized: size in bytes of a message that was too large to be kept.
         commitment: of that message (see `elided` in the ledger's format).
+        why: what kept the answer from coming, of one that is lost; empty: the end of the run.
+        session: pseudonym of the HTTP session it belongs to, empty without one.
+        status: of the HTTP response that ended it, 0 if none did.
+        rewrites: which sanctioned rewrites changed the bytes on their way.
         recorded: whether the line that closes it is in the ledger.
         held: whether its request waits for the ledger, and so has gone nowhere yet.
     """
@@ -95,6 +99,10 @@ class Exchange(Struct, eq=False):
     marks: tuple[str, ...] = ()
     oversized: int = 0
     commitment: str = ""
+    why: str = ""
+    session: str = ""
+    status: int = 0
+    rewrites: tuple[str, ...] = ()
     recorded: bool = False
     held: bool = False
 

@@ -17,7 +17,7 @@ from mcp_audit.errors import NotStrictJson
 from mcp_audit.wire.model import Direction, Id, Kind, Message, parse_id
 from mcp_audit.wire.strict_json import Event, decode_string, events
 
-__all__ = ["HEAD_BYTES", "TAIL_BYTES", "Hasher", "Line", "LineDecoder", "Oversized", "recover", "recover_id"]
+__all__ = ["HEAD_BYTES", "TAIL_BYTES", "Bounded", "Hasher", "Line", "LineDecoder", "Oversized", "recover", "recover_id"]
 
 HEAD_BYTES = 65536
 TAIL_BYTES = 4096
@@ -155,6 +155,49 @@ class LineDecoder:
             self._unfinished = bytearray()
 
 
+class Bounded:
+    """Put one message together that comes in pieces and ends where they end, such as the body of an HTTP request.
+
+    Args:
+        max_bytes: of a message that is kept; of a longer one size, hash and both ends are.
+        new_hash: called when it proves too long, to hash it.
+    """
+
+    def __init__(self, max_bytes: int, new_hash: Callable[[], Hasher] = hashlib.sha256) -> None:
+        self._max_bytes = max_bytes
+        self._new_hash = new_hash
+        self._kept: bytes | bytearray = b""
+        self._discarded: _Discarded | None = None
+
+    def add(self, piece: bytes) -> None:
+        """Take the next bytes."""
+        if self._discarded is not None:
+            self._discarded.add(piece)
+            return
+        if not self._kept:
+            self._kept = piece
+        else:
+            # Not a list of pieces: a peer that sends byte by byte would make it many times the size of the message.
+            if isinstance(self._kept, bytes):
+                self._kept = bytearray(self._kept)
+            self._kept += piece
+        if len(self._kept) > self._max_bytes:
+            self._discarded = _Discarded(self._new_hash())
+            self._discarded.add(self._kept)
+            self._kept = b""
+
+    @property
+    def exceeded(self) -> bool:
+        """Whether it is too long already."""
+        return self._discarded is not None
+
+    def end(self) -> Line:
+        """Return the whole message, or what is known of one too long; a single piece is returned itself."""
+        if self._discarded is not None:
+            return self._discarded.end(terminated=False)
+        return bytes(self._kept)
+
+
 # What follows reads the two ends of a line whose middle is gone: a member counts if its value is seen whole.
 
 _Member = tuple[bytes, bytes]  # name token and value token; the value is empty if it is a container or was cut off
@@ -223,7 +266,7 @@ def _opening_members(head: bytes) -> list[_Member]:
                 level -= 1
             elif level == 1:
                 # A number at the very end may go on behind the cut.
-                whole = event is Event.STRING or head[end : end + 1] in (b",", b"}", b" ", b"\t", b"\r")
+                whole = event is Event.STRING or head[end : end + 1] in (b",", b"}", b" ", b"\t", b"\r", b"\n")
                 members.append((name, head[start:end] if whole else b""))
                 name = b""
     except NotStrictJson:

@@ -54,7 +54,9 @@ def parse(raw: bytes, direction: Direction, line: bool = True, deep_arguments: b
         deep_arguments: look for ambiguity everywhere below `params.arguments`, because a gate reads there.
     """
     text = raw
-    if line and raw and raw[-1] == 10:
+    if not line:
+        text = raw.rstrip(b" \t\r\n")  # many encoders end a body with a newline, which is not part of the message
+    elif raw and raw[-1] == 10:
         text = raw[:-2] if raw.endswith(b"\r\n") else raw[:-1]
     # All that the common case needs is done here; a message it cannot vouch for takes the careful way below.
     if (not line or 13 not in text) and (text.isascii() or _is_utf8(text)):

@@ -64,7 +64,8 @@ class Message(Struct, frozen=True):
     """One JSON-RPC object.
 
     Attributes:
-        raw: its bytes; for a batch element the element's slice, else the whole unit without terminator.
+        raw: its bytes; for a batch element the element's slice, else the whole line without terminator, or the whole
+            body without white space at its end.
         target: `params.name` of tools/call and prompts/get, `params.uri` of resources/*; None when there is none.
         marks: ambiguity slugs; empty for a message that every parser reads alike.
         params, result, error: undecoded slices of `raw`, empty when absent.

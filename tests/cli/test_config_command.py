@@ -107,8 +107,8 @@ def test_show_says_where_each_value_comes_from(
         lines.setdefault(line.split(":")[0].strip(), line)  # the first of a name, from the section above the others
     assert lines["client_id"].split() == ["client_id:", '"me"', "#", "config.yaml:2"]
     assert lines["path"].split() == ["path:", '"x.jsonl"', "#", "env", "MCP_AUDIT__AUDIT__PATH"]
-    assert lines["port"].split("#")[1] == " --port; not yet active: the HTTP transport"
-    assert lines["upstream_timeout_ms"].endswith("# default; not yet active: the HTTP transport")
+    assert lines["port"].split("#")[1] == " --port"
+    assert lines["endpoint"].endswith("# default; not yet active: OpenTelemetry")
     assert lines["flush_interval_ms"].endswith("# default; read and unused, since group commit needs no timer")
 
 
@@ -159,7 +159,7 @@ def test_show_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert shown["settings"]["proxy.port"] == {"value": 1, "source": "config.yaml:1"}
     assert shown["path"] == str(here / "config.yaml")
     assert len(shown["sha256"]) == 64
-    assert shown["not_yet_active"]["proxy.port"] == "the HTTP transport"
+    assert shown["not_yet_active"]["otel.endpoint"] == "OpenTelemetry"
     assert "audit.path" not in shown["not_yet_active"]
     assert "audit.async.flush_interval_ms" in shown["unused"]
 

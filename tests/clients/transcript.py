@@ -1,4 +1,4 @@
-"""Drive any stdio MCP server through a whole client session and print what both sides said.
+"""Drive any MCP server through a whole client session and print what both sides said.
 
 Promise: the transcript is what was on the wire, in wire order; two sessions with the same server print the same text,
 so `diff` of a direct and a proxied transcript shows what the proxy changed. Only values that differ between two direct
@@ -8,7 +8,11 @@ sessions are replaced, each by a placeholder that says so: clock times, UUIDs, t
 The session does what the server offers: the tools of CALLS it lists, its resources, templates, prompts and completions,
 then ping, log level, subscriptions, an unknown method, an unknown tool, wrong arguments and a cancelled call.
 
-Example: python tests/clients/transcript.py --mode legacy -- python tests/servers/everything_stdio.py
+Over HTTP frames of different connections have no order among each other, so there whoever compares must sort.
+
+Examples:
+  python tests/clients/transcript.py --mode legacy -- python tests/servers/everything_stdio.py
+  python tests/clients/transcript.py --transport http http://localhost:4102/mcp
 """
 
 from __future__ import annotations
@@ -26,6 +30,8 @@ from typing import Any
 import anyio
 from mcp import Client, MCPError, StdioServerParameters, stdio_client
 from mcp.client.context import ClientRequestContext
+from mcp.client.sse import sse_client
+from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPDeprecationWarning
 from mcp_types import (
     CreateMessageRequestParams,
@@ -286,18 +292,26 @@ def _line(frame: Frame) -> str:
     return json.dumps(frame)
 
 
-async def session(command: Sequence[str], mode: str, root: Path) -> str:
-    """Run one session against `command` and return its transcript."""
+def _connection(transport: str, command: Sequence[str]) -> Any:
+    """Return the SDK's transport to a server that is a command, or a URL."""
+    if transport == "http":
+        return streamable_http_client(command[0])
+    if transport == "sse":
+        return sse_client(command[0])
+    # Our own interpreter may have put LC_CTYPE there (PEP 538); a client in another language would not have.
+    environment = {k: v for k, v in os.environ.items() if k != "LC_CTYPE"}
+    return stdio_client(StdioServerParameters(command=command[0], args=list(command[1:]), env=environment))
+
+
+async def session(command: Sequence[str], mode: str, root: Path, transport: str = "stdio") -> str:
+    """Run one session against `command`, which is a URL over HTTP, and return its transcript."""
 
     async def roots(context: ClientRequestContext) -> ListRootsResult:
         return ListRootsResult(roots=[Root(uri=FileUrl(root.as_uri()), name="transcript root")])
 
-    # Our own interpreter may have put LC_CTYPE there (PEP 538); a client in another language would not have.
-    environment = {k: v for k, v in os.environ.items() if k != "LC_CTYPE"}
     tap = Tap()
-    transport = stdio_client(StdioServerParameters(command=command[0], args=list(command[1:]), env=environment))
     client = Client(
-        tap.around(transport),
+        tap.around(_connection(transport, command)),
         mode=mode,
         client_info=Implementation(name="transcript", version="1.0.0"),
         sampling_callback=_sample,
@@ -326,10 +340,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mode", choices=("auto", "legacy"), default="auto", help="how to negotiate the version")
     parser.add_argument("--root", type=Path, default=Path.cwd(), help="the one root this client has")
-    parser.add_argument("command", nargs="+", help="after `--`: the server and its arguments")
+    parser.add_argument(
+        "--transport", choices=("stdio", "http", "sse"), default="stdio", help="how to reach the server"
+    )
+    parser.add_argument("command", nargs="+", help="the server: after `--` its command, or over HTTP its URL")
     args = parser.parse_args()
     warnings.simplefilter("ignore", MCPDeprecationWarning)
-    text = anyio.run(session, args.command, args.mode, args.root.resolve())
+    text = anyio.run(session, args.command, args.mode, args.root.resolve(), args.transport)
     sys.stdout.buffer.write(text.encode())
     return 0 if "ping at the end" in text else 1
 

@@ -74,11 +74,17 @@ def proxied(profile: str, ledger: Path, command: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "mcp_audit", "--config", config, "--log", str(ledger), "--", *command]
 
 
-def run(argv: Sequence[str], cwd: Path, **environment: str) -> Ran:
+def run(argv: Sequence[str], cwd: Path, seconds: float = 110, **environment: str) -> Ran:
     """Run a command in a small, known environment, so that a server that prints it prints the same each time."""
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
     base = {"PATH": path, "HOME": str(cwd), "TZ": "UTC", "GATE": "é ☃"}
     done = subprocess.run(
-        argv, cwd=cwd, env=base | environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=110, check=False
+        argv,
+        cwd=cwd,
+        env=base | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=seconds,
+        check=False,
     )
     return Ran(done.returncode, done.stdout, done.stderr)

@@ -278,7 +278,9 @@ def _opaque(raw: bytes, marks: set[str]) -> dict[str, Any]:
 def read(raw: bytes, line: bool = True, deep_arguments: bool = False) -> list[dict[str, Any]]:
     """Return what `parse` should say of each message."""
     text = raw
-    if line and text.endswith(b"\n"):
+    if not line:
+        text = text.rstrip(_WS)
+    elif text.endswith(b"\n"):
         text = text[:-2] if text.endswith(b"\r\n") else text[:-1]
     if all(byte in _WS for byte in text):
         return []

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_audit.wire.framing import HEAD_BYTES, TAIL_BYTES, LineDecoder, Oversized, recover, recover_id
+from mcp_audit.wire.framing import HEAD_BYTES, TAIL_BYTES, Bounded, LineDecoder, Oversized, recover, recover_id
 from mcp_audit.wire.model import Direction, Kind
 
 TO_SERVER = Direction.TO_SERVER
@@ -239,3 +240,54 @@ def test_an_id_that_is_recovered_is_the_right_one(
 def test_no_ends_make_recovery_raise(head: bytes, tail: bytes) -> None:
     """Noise tells nothing, and that is all."""
     recover(Oversized(1, b"", head, tail, hashlib.sha256()), TO_SERVER)
+
+
+@settings(deadline=None)
+@given(st.lists(st.binary(max_size=40), max_size=12), st.integers(0, 100))
+def test_a_body_is_kept_up_to_the_limit(pieces: list[bytes], limit: int) -> None:
+    """Whatever the pieces; of a longer one size, hash and both ends are known."""
+    body, whole = Bounded(limit), b"".join(pieces)
+    for piece in pieces:
+        body.add(piece)
+
+    expected = whole if len(whole) <= limit else (len(whole), hashlib.sha256(whole).digest(), whole, whole)
+    assert shape([body.end()]) == [expected]
+
+
+def test_a_body_of_one_piece_is_that_piece() -> None:
+    """It is not copied, which matters if it is long."""
+    piece = b"{}" * 1000
+    body = Bounded(len(piece))
+    body.add(b"")
+    body.add(piece)
+
+    assert body.end() is piece
+
+
+def test_a_body_byte_by_byte_takes_no_more_memory() -> None:
+    """A list of its pieces would be many times its size."""
+    body = Bounded(1 << 20)
+    tracemalloc.start()
+    try:
+        for _ in range(100_000):
+            body.add(b"x")
+        assert tracemalloc.get_traced_memory()[1] < 300_000
+    finally:
+        tracemalloc.stop()
+
+    assert body.end() == b"x" * 100_000
+
+
+@pytest.mark.parametrize(
+    "text", [b'{\n "id": 7,\n "result": {\n%b', b'{\n "result": {\n%b,\n "id": 7\n}\n', b'{"id": 7\n,"a":%b']
+)
+def test_the_id_of_a_body_in_lines_is_recovered(text: bytes) -> None:
+    """A body, unlike a line, may have a line break behind a number."""
+    body = Bounded(10)
+    body.add(text % (b"{}," * HEAD_BYTES + b"{}"))
+    cut = body.end()
+
+    assert isinstance(cut, Oversized)
+    found = recover(cut, TO_SERVER).id
+    assert found is not None
+    assert found.key == 7

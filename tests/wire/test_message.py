@@ -362,6 +362,58 @@ def test_arguments_are_searched_when_a_gate_reads_there(arguments: bytes, marks:
     assert one(raw).marks == ()
 
 
+CALL = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x"}}'
+
+
+@pytest.mark.parametrize(
+    ("body", "raw", "marks"),
+    [
+        pytest.param(CALL, CALL, (), id="bare"),
+        pytest.param(CALL + b"\n", CALL, (), id="newline-behind"),
+        pytest.param(CALL + b"\r\n \t\n", CALL, (), id="white-space-behind"),
+        pytest.param(b" \n\r\t" + CALL, b" \n\r\t" + CALL, (), id="white-space-before"),
+        pytest.param(CALL.replace(b",", b",\r\n  "), CALL.replace(b",", b",\r\n  "), (), id="lines"),
+        pytest.param(b"\xef\xbb\xbf" + CALL + b"\n", b"\xef\xbb\xbf" + CALL, ("bom",), id="bom"),
+    ],
+)
+def test_a_body_is_json_with_white_space_around_it(body: bytes, raw: bytes, marks: tuple[str, ...]) -> None:
+    """An HTTP body or an event has no terminator, and a line break in it means nothing."""
+    message = one(body, line=False)
+
+    assert (message.raw, message.marks, message.kind) == (raw, marks, Kind.REQUEST)
+    assert (message.method, message.target) == ("tools/call", "x")
+    agree(body, line=False)
+
+
+@pytest.mark.parametrize(
+    ("body", "marks"),
+    [
+        pytest.param(b" \xef\xbb\xbf" + CALL, ("not_json",), id="bom-behind-white-space"),
+        pytest.param(b"\xef\xbb\xbf", ("not_json", "bom"), id="bom-alone"),
+        pytest.param(CALL.decode().encode("utf-16"), ("not_json", "invalid_utf8", "bom", "utf16"), id="utf16"),
+        pytest.param(CALL.decode().encode("utf-16-le"), ("not_json", "utf16"), id="utf16-without-mark"),
+        pytest.param(CALL + b"\n" + CALL, ("not_json",), id="two-lines"),
+        pytest.param(CALL + b"\x0b", ("not_json",), id="other-white-space"),
+        pytest.param(CALL + b"\xc2\xa0", ("not_json",), id="no-break-space"),
+    ],
+)
+def test_a_body_that_is_not_one_json_text_is_opaque(body: bytes, marks: tuple[str, ...]) -> None:
+    """Though some server may read a message out of it."""
+    message = one(body, line=False)
+
+    assert (message.kind, message.marks) == (Kind.OPAQUE, marks)
+    agree(body, line=False)
+
+
+@pytest.mark.parametrize("body", [b"", b"\n", b"\r\n", b" \t\r\n"])
+def test_an_empty_body_holds_no_message(body: bytes) -> None:
+    """As an answer 202 has none."""
+    payload = parse(body, TO_SERVER, line=False)
+
+    assert payload.messages == ()
+    assert payload.raw is body
+
+
 @pytest.mark.parametrize("odd", [b"", b' ,"\\ud800"'])
 def test_a_batch_is_a_thousand_messages_at_most(odd: bytes) -> None:
     """More would be memory for nothing: it is one opaque message, forwarded where nothing is enforced."""
