@@ -3,7 +3,7 @@
 #   make demo        see the proxy at work; needs Python 3.11 or newer and nothing else
 #   make test        the tests, without the long ones; twice is as good as once
 #   make test-all    all of them
-#   make test-unit   what needs neither real peers nor real faults
+#   make test-unit   what needs no whole program: neither real peers nor real faults nor raw HTTP
 #   make bench       measure, into bench/results.json; ARGS="verify --quick"
 #   make lint        format, style, types on three platforms
 #   make clean       undo everything the others made
@@ -37,7 +37,7 @@ test-all: $(TEST) $(NODE) $(GO)
 	$(PYTEST) $(ARGS)
 
 test-unit: $(TEST)
-	$(PYTEST) -m "not long and not gate" --ignore tests/faults $(ARGS)
+	$(PYTEST) -m "not long and not gate" --ignore tests/faults --ignore tests/http $(ARGS)
 
 lint: $(TEST)
 	$(BIN)/ruff check

@@ -31,7 +31,7 @@ from mcp_audit.relay.http.access import Access
 from mcp_audit.relay.http.asgi import AsgiApp
 from mcp_audit.relay.http.conversations import Conversations
 from mcp_audit.relay.http.forward import ForwardProxy
-from mcp_audit.relay.http.handler import HttpLimits, HttpRelay
+from mcp_audit.relay.http.handler import HttpRelay
 from mcp_audit.relay.http.headers import HeaderRules
 from mcp_audit.relay.http.listener import Listener, bind
 from mcp_audit.relay.http.metadata import OAuthMetadata
@@ -39,6 +39,7 @@ from mcp_audit.relay.http.pool import Pool
 from mcp_audit.relay.http.retry import RetryPolicy
 from mcp_audit.relay.http.target import BadTarget, Target
 from mcp_audit.relay.http.tls import client_context
+from mcp_audit.relay.http.visit import HttpLimits, Services
 from mcp_audit.session import Session
 from mcp_audit.sinks import LedgerSink
 from mcp_audit.sinks.stamp import Stamp
@@ -205,10 +206,10 @@ def _relay(
 
     public = Public.parse(proxy.public_url)
     tokens = [(token.name, token.sha256) for token in proxy.auth.tokens]
-    return HttpRelay(
-        pool,
-        recorder,
-        Conversations(new_session, pseudonym),
+    services = Services(
+        pool=pool,
+        recorder=recorder,
+        conversations=Conversations(new_session, pseudonym),
         access=Access(
             proxy.bind_address,
             allowed_hosts=proxy.allowed_hosts,
@@ -227,6 +228,7 @@ def _relay(
             proxy.retry.max_retries, proxy.retry.initial_interval_ms / 1000, proxy.retry.max_interval_ms / 1000
         ),
     )
+    return HttpRelay(services)
 
 
 def _allow_many_connections() -> None:

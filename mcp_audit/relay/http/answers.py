@@ -14,7 +14,7 @@ from mcp_audit.wire.exchange import Exchange
 from mcp_audit.wire.model import Direction
 from mcp_audit.wire.refusal import error_response
 
-__all__ = ["Answer", "answer_to", "plain_answer", "status_of"]
+__all__ = ["ACCEPTED", "Answer", "answer_to", "plain_answer", "status_of"]
 
 _STATUS = {
     "upstream_unavailable": 502,
@@ -34,6 +34,10 @@ class Answer(NamedTuple):
     status: int
     headers: list[tuple[bytes, bytes]]
     body: bytes
+
+
+ACCEPTED = Answer(202, [(b"content-length", b"0")], b"")
+"""What a message gets that needs no answer here."""
 
 
 def status_of(step: Step, kind: str) -> int:
