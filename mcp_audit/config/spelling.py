@@ -10,17 +10,22 @@ MAX_DISTANCE = 2
 
 
 def distance(a: str, b: str) -> int:
-    """Return how many letters were left out, added, replaced or swapped with their neighbour."""
-    before: list[int] = []
-    row = list(range(len(b) + 1))
+    """Return how many letters were left out, added, replaced or swapped (Damerau and Levenshtein, a metric)."""
+    rows = [list(range(len(b) + 1))]
+    above: dict[str, int] = {}  # where each letter stood last in `a`, from 1
     for i, letter in enumerate(a, 1):
-        older, before, row = before, row, [i]
+        row, left = [i], 0  # `left`: where this letter stood last in `b`
         for j, other in enumerate(b, 1):
-            cost = min(row[j - 1] + 1, before[j] + 1, before[j - 1] + (letter != other))
-            if i > 1 and j > 1 and letter == b[j - 2] and a[i - 2] == other:
-                cost = min(cost, older[j - 2] + 1)
+            cost = min(row[j - 1] + 1, rows[i - 1][j] + 1, rows[i - 1][j - 1] + (letter != other))
+            top = above.get(other, 0)
+            if top and left:  # swapped, with what came between them left out or added
+                cost = min(cost, rows[top - 1][left - 1] + (i - top) + (j - left) - 1)
+            if letter == other:
+                left = j
             row.append(cost)
-    return row[-1]
+        above[letter] = i
+        rows.append(row)
+    return rows[-1][-1]
 
 
 def near(word: str, known: Iterable[str]) -> str:

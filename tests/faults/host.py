@@ -50,8 +50,14 @@ def loop_mount(image: Path, folder: Path) -> Iterator[Path]:
     _mount("ext4 on a loop device", "-o", "loop,noauto_da_alloc,commit=300", str(image), str(folder))
     try:
         yield folder
-    finally:
+    except BaseException:
+        subprocess.run(["umount", "-l", str(folder)], check=False)
+        raise
+    try:
         subprocess.run(["umount", str(folder)], check=True)
+    except subprocess.CalledProcessError:
+        subprocess.run(["umount", "-l", str(folder)], check=True)  # a dead file system left mounted breaks later runs
+        raise
 
 
 def _mount(what: str, *arguments: str) -> None:

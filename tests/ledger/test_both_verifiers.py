@@ -214,14 +214,19 @@ def test_strict_accepts_numbers_that_python_refuses(tmp_path: Path) -> None:
 # Notes
 
 
-def test_the_note_of_a_pruned_archive_still_speaks(tmp_path: Path) -> None:
-    """It stays when its archive goes: another root than the frontier has is tampering, so are more lines."""
+def pruned_log(folder: Path) -> Path:
+    """Write a log whose lines below 10 were let go by a signed line, with the archives that held them."""
     forge = rotated_log()
     forge.open("close")
     forge.prune(10)
     forge.close(of=forge.chain.size - 2)
     forge.sign()
-    log = forge.write(tmp_path / "audit.jsonl")
+    return forge.write(folder / "audit.jsonl")
+
+
+def test_the_note_of_a_pruned_archive_still_speaks(tmp_path: Path) -> None:
+    """It stays when its archive goes: another root than the frontier has is tampering, so are more lines."""
+    log = pruned_log(tmp_path)
     for name in (OLDER, NEWER):
         (tmp_path / name).unlink()
     assert both(log) == 0
@@ -431,12 +436,7 @@ def test_prune_lines_without_the_newest_note(tmp_path: Path) -> None:
 
 def test_a_kept_note_from_a_gap(tmp_path: Path) -> None:
     """Its lines were pruned, older ones were left over: that is no rewritten history."""
-    forge = rotated_log()
-    forge.open("close")
-    forge.prune(10)
-    forge.close(of=forge.chain.size - 2)
-    forge.sign()
-    log = forge.write(tmp_path / "audit.jsonl")
+    log = pruned_log(tmp_path)
     (tmp_path / NEWER).unlink()
     (tmp_path / f"{NEWER}.checkpoint").unlink()
     assert both(log) == 0
