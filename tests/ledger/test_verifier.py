@@ -36,6 +36,9 @@ from mcp_audit.ledger.evidence import CannotLook
 from mcp_audit.ledger.keys import LogKey
 
 SECRETS = [SECRET]
+EXHAUSTIVE = pytest.mark.parametrize(
+    "secret", [SECRET, pytest.param(None, marks=pytest.mark.long)], ids=["mac", "no-mac"]
+)
 
 
 @pytest.fixture
@@ -85,7 +88,7 @@ def test_an_orderly_log_is_intact(log: Path, secret: bytes | None) -> None:
     assert ("6 lines carry no MAC" in report.notices) is (secret is None)
 
 
-@pytest.mark.parametrize("secret", [SECRET, None], ids=["mac", "no-mac"])
+@EXHAUSTIVE
 def test_every_byte_of_a_signed_log_counts(log: Path, secret: bytes | None) -> None:
     """Change any byte before the end of what is signed: tampered, and the entry is named."""
     forge = closed_log(secret, calls=1)
@@ -103,7 +106,7 @@ def test_every_byte_of_a_signed_log_counts(log: Path, secret: bytes | None) -> N
             assert report.files[0].status == "FAIL"
 
 
-@pytest.mark.parametrize("secret", [SECRET, None], ids=["mac", "no-mac"])
+@EXHAUSTIVE
 def test_every_byte_behind_the_checkpoint_counts(log: Path, secret: bytes | None) -> None:
     """Change any byte past what is signed: tampered or unclean, never intact."""
     forge = running_log(secret, calls=2)
@@ -130,7 +133,7 @@ def test_every_bit_of_the_note_counts(log: Path) -> None:
         assert check(log).verdict is Verdict.TAMPERED, bit
 
 
-@pytest.mark.parametrize("secret", [SECRET, None], ids=["mac", "no-mac"])
+@EXHAUSTIVE
 def test_cut_anywhere(log: Path, secret: bytes | None) -> None:
     """Before the end of what is signed: tampered. Behind it: unclean."""
     forge = running_log(secret, calls=2)
