@@ -192,10 +192,11 @@ class Bounded:
         return self._discarded is not None
 
     def end(self) -> Line:
-        """Return the whole message, or what is known of one too long; a single piece is returned itself."""
+        """Return the whole message and keep none of it, or what is known of one too long."""
         if self._discarded is not None:
             return self._discarded.end(terminated=False)
-        return bytes(self._kept)
+        kept, self._kept = self._kept, b""
+        return bytes(kept)
 
 
 # What follows reads the two ends of a line whose middle is gone: a member counts if its value is seen whole.

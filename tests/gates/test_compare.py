@@ -66,6 +66,16 @@ def test_a_difference_is_found_and_shown(
     assert main([str(first), str(second), "--skip", "pi"]) == 0
 
 
+def test_a_check_whose_verdict_is_ignored_must_be_there_all_the_same() -> None:
+    """In its place; a check that is missing was not made."""
+    one, other = [check("a"), check("b")], [check("a", "FAILURE"), check("b")]
+
+    assert differences({"ping": one}, {"ping": other}).keys() == {"ping"}
+    assert not differences({"ping": one}, {"ping": other}, ignore=("a",))
+    assert differences({"ping": one}, {"ping": other}, ignore=("b",)).keys() == {"ping"}
+    assert differences({"ping": one}, {"ping": one[1:]}, ignore=("a",)).keys() == {"ping"}
+
+
 def test_a_scenario_that_did_not_run_is_a_difference(tmp_path: Path) -> None:
     """On either side."""
     both, one = {"ping": USUAL, "tools": USUAL}, {"ping": USUAL}

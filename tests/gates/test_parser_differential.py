@@ -43,7 +43,7 @@ def is_denied(messages: list[Message]) -> bool:
 
 
 def test_the_tables_are_large_enough() -> None:
-    """Acceptance asks for forty disguises and twenty harmless oddities, each different."""
+    """Forty disguises and twenty harmless oddities at least, each different: a table that shrinks proves less."""
     assert len({raw for _, raw in HOSTILE}) == len(HOSTILE) >= 40
     assert len({raw for _, raw in LEGITIMATE}) >= 20
     assert len({name for name, _ in HOSTILE}) == len(HOSTILE)

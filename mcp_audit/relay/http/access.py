@@ -78,7 +78,7 @@ class Access:
         self._host_passes = lru_cache(_REMEMBERED)(self._judge_host)
         self._origin_passes = lru_cache(_REMEMBERED)(self._judge_origin)
 
-    def check(self, headers: Headers) -> Refused | None:
+    def check(self, headers: Headers, method: str = "") -> Refused | None:
         """Return why a request is refused, None if it may go on. Names in `headers` are lower case."""
         if self._checks_host:
             hosts = [value for name, value in headers if name == b"host"]
@@ -88,7 +88,7 @@ class Access:
             origins = [value for name, value in headers if name == b"origin"]
             if origins and not all(map(self._origin_passes, origins)):
                 return Refused(403, "origin_rejected", _about("Origin", origins, f"{self._setting}.allowed_origins"))
-        if self._tokens and self.client_name(headers) is None:
+        if self._tokens and self.client_name(headers) is None and not _is_preflight(headers, method):
             reason = "this proxy asks for a bearer token in Authorization, and there is none that it knows"
             return Refused(401, "unauthorized", reason, _CHALLENGE)
         return None
@@ -119,6 +119,16 @@ class Access:
             return True
         found = _ORIGIN.fullmatch(origin)
         return found is not None and found[1].lower() in ("http", "https") and _is_loopback(_host_and_port(found[2])[0])
+
+
+def _is_preflight(headers: Headers, method: str) -> bool:
+    """Say whether a browser asks what it may do: without credentials, as the Fetch standard wants, and a body."""
+    names = {name for name, _ in headers}
+    return (
+        method == "OPTIONS"
+        and {b"origin", b"access-control-request-method"} <= names
+        and not {b"content-length", b"transfer-encoding"} & names
+    )
 
 
 def _host_and_port(value: str) -> tuple[str, str, str]:

@@ -52,7 +52,7 @@ class _Entrance:
     async def run(self) -> None:
         """Serve the request."""
         visit, services = self._visit, self._services
-        refused = services.access.check(visit.headers)
+        refused = services.access.check(visit.headers, visit.method)
         if refused is not None:
             await self._turn_away(refused.status, refused.kind, refused.reason, refused.headers)
             return

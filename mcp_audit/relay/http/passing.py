@@ -99,15 +99,15 @@ class Passing:
         """Pass a JSON body; a piece that may complete the message waits for its line in the ledger."""
         visit, services = self._visit, self._services
         audit = WholeAudit(response.headers, services.limits.max_message_bytes, services.witness.new_hash)
-        held = b""
+        held = bytearray()  # of a body that is compressed, and so may be complete with any piece, it is all
         try:
             while piece := await response.read():
                 held += piece
                 if not audit.feed(piece):
-                    await self._pass_piece(response, held)
-                    held = b""
+                    await self._pass_piece(response, bytes(held))
+                    held.clear()
         except BrokenBody:
-            await self._pass_piece(response, held)
+            await self._pass_piece(response, bytes(held))
             raise
         found = audit.finish()
         late = await self._take([Heard(found)]) if found is not None else []
@@ -119,7 +119,7 @@ class Passing:
             await visit.answer(ACCEPTED)
             return
         await visit.start(response, self._headers)
-        await visit.write(held, more=False)
+        await visit.write(bytes(held), more=False)
 
     async def _pass_piece(self, response: Response, piece: bytes) -> None:
         await self._visit.start(response, self._headers)

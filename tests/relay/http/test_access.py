@@ -178,6 +178,26 @@ def test_without_a_valid_token_it_is_401(values: list[bytes]) -> None:
     assert TOKENS.client_name(headers) is None
 
 
+@pytest.mark.parametrize(
+    ("method", "extra", "passes"),
+    [
+        pytest.param("OPTIONS", [], True, id="preflight"),
+        pytest.param("OPTIONS", [(b"content-length", b"2")], False, id="with-a-body"),
+        pytest.param("OPTIONS", [(b"transfer-encoding", b"chunked")], False, id="with-chunks"),
+        pytest.param("POST", [], False, id="no-options"),
+    ],
+)
+def test_a_browser_may_ask_what_it_may_do(method: str, extra: list[tuple[bytes, bytes]], passes: bool) -> None:
+    """It does so without credentials, so nobody with a browser could ever use a proxy that wanted them there."""
+    asking = [(b"host", b"127.0.0.1"), (b"origin", b"http://localhost"), (b"access-control-request-method", b"POST")]
+    assert (TOKENS.check([*asking, *extra], method) is None) is passes
+    refused = TOKENS.check([*asking[:2], *extra], method)
+    assert refused is not None
+    assert refused.status == 401
+    evil = [(name, b"http://evil.example" if name == b"origin" else value) for name, value in asking]
+    assert TOKENS.check(evil, method) is not None
+
+
 def test_without_tokens_nobody_has_a_name_from_them() -> None:
     """Authorization then is the upstream's."""
     assert LOCAL.client_name([(b"authorization", b"Bearer one")]) is None
