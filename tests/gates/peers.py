@@ -9,14 +9,17 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import chain, product
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from _pytest.mark import ParameterSet
 
-__all__ = ["PROFILES", "SECRET", "Ran", "inspector", "proxied", "run", "server"]
+__all__ = ["PROFILES", "SECRET", "Ran", "covering", "inspector", "proxied", "run", "server"]
 
 GATES = Path(__file__).parent
 PACKAGES = GATES / "node_modules" / "@modelcontextprotocol"
@@ -61,6 +64,24 @@ def server(name: str, root: Path) -> list[str]:
         return [node(), package("server-filesystem", "dist", "index.js"), str(root)]
     assert name == "python-sdk", name
     return [sys.executable, str(GATES.parent / "servers" / "everything_stdio.py")]
+
+
+def covering(*columns: Iterable[str] | Iterable[tuple[str, ...]]) -> list[ParameterSet]:
+    """Return all combinations of some columns; those that show no value for the first time are long."""
+    each = product(*([value if isinstance(value, tuple) else (value,) for value in column] for column in columns))
+    cases = [tuple(chain(*parts)) for parts in each]
+    seen: Counter[tuple[int, str]] = Counter()
+    short: set[tuple[str, ...]] = set()
+
+    def known(case: tuple[str, ...]) -> tuple[int, int]:
+        """How many of its values were seen, and how often."""
+        return sum(value in seen for value in enumerate(case)), sum(seen[value] for value in enumerate(case))
+
+    while not all(value in seen for case in cases for value in enumerate(case)):
+        best = min((case for case in cases if case not in short), key=known)
+        seen.update(enumerate(best))
+        short.add(best)
+    return [pytest.param(*case, marks=[] if case in short else pytest.mark.long) for case in cases]
 
 
 def inspector(command: Sequence[str], *arguments: str) -> list[str]:

@@ -12,15 +12,15 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
 import pytest
 from http_proxy import Proxy
-from peers import GATES, PACKAGES, PROFILES, SECRET, Ran, inspector, node, package, run
+from peers import GATES, PACKAGES, PROFILES, SECRET, Ran, covering, inspector, node, package, run
 from suites import everything_server
 
 pytestmark = [pytest.mark.gate, pytest.mark.timeout(300)]
@@ -132,8 +132,7 @@ def python_direct(server: str, transport: str, mode: str) -> Ran:
     return python_session(server, transport, mode, None)[0]
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize(("server", "transport", "mode"), PYTHON)
+@pytest.mark.parametrize(("server", "transport", "mode", "profile"), covering(PYTHON, PROFILES))
 def test_the_python_sdk(server: str, transport: str, mode: str, profile: str) -> None:
     """The same steps with the same outcomes, the same frames both ways; each call is in the ledger."""
     without = python_direct(server, transport, mode)
@@ -158,8 +157,7 @@ def typescript_direct(server: str, transport: str, line: str) -> Ran:
     return typescript_session(server, transport, line, None)
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize(("server", "transport", "line"), LINES)
+@pytest.mark.parametrize(("server", "transport", "line", "profile"), covering(LINES, PROFILES))
 def test_the_typescript_sdk(server: str, transport: str, line: str, profile: str) -> None:
     """What the application saw, step by step, in both of its major versions."""
     without = typescript_direct(server, transport, line)
@@ -171,18 +169,17 @@ def test_the_typescript_sdk(server: str, transport: str, line: str, profile: str
     assert settled(with_us.stdout) == settled(without.stdout)
 
 
-@pytest.fixture(scope="module", params=TRANSPORTS)
-def everything(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
-    """One server for all inspections, with the transport it speaks."""
-    with serving("server-everything", request.param) as url:
-        yield request.param, url
+@pytest.fixture(scope="module")
+def everything() -> Iterator[Callable[[str], str]]:
+    """Returns the URL of a server for a transport; one server serves all inspections."""
+    with ExitStack() as servers:
+        yield cache(lambda transport: servers.enter_context(serving("server-everything", transport)))
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize("what", INSPECTIONS)
-def test_the_inspector(everything: tuple[str, str], what: str, profile: str) -> None:
+@pytest.mark.parametrize(("transport", "what", "profile"), covering(TRANSPORTS, INSPECTIONS, PROFILES))
+def test_the_inspector(everything: Callable[[str], str], transport: str, what: str, profile: str) -> None:
     """Stdout and exit code, for what every user tries first."""
-    transport, url = everything
+    url = everything(transport)
     folder = Path(mkdtemp(prefix="gate-inspector-"))
     arguments = ["--transport", transport, *INSPECTIONS[what]]
     without = run(inspector([url], *arguments), folder)

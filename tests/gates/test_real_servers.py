@@ -14,21 +14,13 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import pytest
-from peers import GATES, PROFILES, SECRET, Ran, inspector, proxied, run, server
+from peers import GATES, PROFILES, SECRET, Ran, covering, inspector, proxied, run, server
 
 pytestmark = [pytest.mark.gate, pytest.mark.timeout(300)]
 
 TRANSCRIPT = str(GATES.parent / "clients" / "transcript.py")
 SERVERS = ("everything", "filesystem", "python-sdk")
 MODES = ("auto", "legacy")
-# Each server, each era and each profile has its turn in the short run; every combination of them is long.
-LEGS = [
-    pytest.param(name, mode, profile, marks=[] if fits else pytest.mark.long)
-    for name in SERVERS
-    for mode in MODES
-    for profile in PROFILES
-    for fits in [(mode == "auto") is (profile == "enforcing")]
-]
 INSPECTIONS = {
     "tools": ("--method", "tools/list"),
     "resources": ("--method", "resources/list"),
@@ -36,7 +28,6 @@ INSPECTIONS = {
     "prompts": ("--method", "prompts/list"),
     "echo": ("--method", "tools/call", "--tool-name", "echo", "--tool-arg", "message=hello"),
 }
-INSPECTED = [pytest.param(what, marks=[] if what in ("tools", "echo") else pytest.mark.long) for what in INSPECTIONS]
 OFFERED = {"tools": 14, "resources": 7, "templates": 2, "prompts": 4}
 
 
@@ -85,8 +76,7 @@ def recorded_calls(ledger: Path) -> Counter[str]:
     return Counter(e["tool_name"] for e in entries if e.get("method") == "tools/call" and "type" not in e)
 
 
-@pytest.mark.parametrize("mode", ["auto", pytest.param("legacy", marks=pytest.mark.long)])
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize(("name", "mode"), covering(SERVERS, MODES))
 def test_a_direct_session_is_a_fair_baseline(name: str, mode: str) -> None:
     """It ran to its end, did real work, and a second one says the same: what differs later is the proxy's doing."""
     first = direct(name, mode)
@@ -99,7 +89,7 @@ def test_a_direct_session_is_a_fair_baseline(name: str, mode: str) -> None:
     assert_same("stderr", first.stderr, second.stderr)
 
 
-@pytest.mark.parametrize(("name", "mode", "profile"), LEGS)
+@pytest.mark.parametrize(("name", "mode", "profile"), covering(SERVERS, MODES, PROFILES))
 def test_a_session_through_the_proxy_equals_a_direct_one(tmp_path: Path, name: str, mode: str, profile: str) -> None:
     """Both directions, stderr and exit code; the server's environment lacks our secrets; the ledger is intact."""
     root, ledger = tmp_path / "root", tmp_path / "ledger" / "audit.jsonl"
@@ -118,8 +108,7 @@ def test_a_session_through_the_proxy_equals_a_direct_one(tmp_path: Path, name: s
     assert recorded_calls(ledger) == sent_calls(without.stdout)
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize("what", INSPECTED)
+@pytest.mark.parametrize(("what", "profile"), covering(INSPECTIONS, PROFILES))
 def test_the_inspector_prints_the_same_through_the_proxy(tmp_path: Path, what: str, profile: str) -> None:
     """Stdout and exit code, for what every user tries first."""
     without = inspected(what)
@@ -133,7 +122,7 @@ def test_the_inspector_prints_the_same_through_the_proxy(tmp_path: Path, what: s
     assert_intact(tmp_path / "audit.jsonl")
 
 
-@pytest.mark.parametrize("what", INSPECTED)
+@pytest.mark.parametrize("what", INSPECTIONS)
 def test_the_inspector_finds_what_the_server_offers(what: str) -> None:
     """An inspector that prints nothing would agree with any proxy."""
     answer = json.loads(inspected(what).stdout)

@@ -130,7 +130,17 @@ class Post:
     @property
     def busy(self) -> bool:
         """Whether it has an effect or an answer to come; a subscription goes on for ever and does not count."""
-        return not self.accepted.is_set() or any(not is_subscription(exchange) for exchange in self.waiting)
+        if self.is_noise:
+            return True  # what the upstream says about it ends it, and has no id to be known by
+        if not self.exchanges:
+            return not self.accepted.is_set()
+        # Nobody waits for the answer to what was cancelled, only for its way out.
+        return not self.sent.is_set() or any(not is_subscription(exchange) for exchange in self.waiting)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether what becomes of it concerns nobody: a modern request that has ended otherwise, by a time limit say."""
+        return self.era is Era.MODERN and bool(self.exchanges) and not self.waiting
 
     def advance(self) -> None:
         """Take note that answers may have come."""

@@ -129,8 +129,10 @@ class BridgeRelay:
         timeout = self._limits.call_timeout
         while True:
             await anyio.sleep(min(1.0, timeout / 4))
-            await self._client.settle(self._session.overdue(time.monotonic(), timeout))
-            self._streams.pulse()
+            step = self._session.overdue(time.monotonic(), timeout)
+            await self._client.settle(step)
+            if step.finished:
+                self._streams.give_up()
 
     # How a run ends.
 

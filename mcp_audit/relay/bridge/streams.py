@@ -112,6 +112,13 @@ class Streams:
         while self._client.busy or any(post.busy for post in self._under_way):
             await self._changed.wait()
 
+    def give_up(self) -> None:
+        """Close the streams of modern requests whose time is up; to their server that means that nobody waits."""
+        for post in self._under_way:
+            if post.is_over:
+                post.waits.abort()
+        self.pulse()
+
     def pulse(self) -> None:
         """Have waiting requests looked at again."""
         for post in self._under_way:
@@ -303,7 +310,7 @@ class Streams:
         await self._client.settle(self._session.give_up(waiting, outcome, now, failure.kind, failure.data, post.batch))
         if failure.lost:
             self._lose_session()
-        elif not waiting and not post.is_noise:
+        elif post.is_one_way:
             _log.warning("a message to the upstream was not accepted: %s", failure.reason)
         elif failure.status in (401, 403) and failure.status not in self._complained:
             self._complained.add(failure.status)
