@@ -1,7 +1,8 @@
 # The commands that people and CI run. What they make stays in this checkout: .venv, .cache, tests/gates/node_modules.
 #
 #   make demo        see the proxy at work; needs Python 3.11 or newer and nothing else
-#   make test        the tests, without the long ones; twice is as good as once
+#   make test        the tests, without the slow and the long ones; twice is as good as once
+#   make test-slow   the slow ones: whole conformance suites, more real peers, every cut and every bit
 #   make test-all    all of them
 #   make test-unit   what needs no whole program: neither real peers nor real faults nor raw HTTP
 #   make bench       measure, into bench/results.json; ARGS="verify --quick"
@@ -23,7 +24,7 @@ GO := $(VENV)/.go
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 
-.PHONY: demo setup test test-all test-unit lint format bench lock clean
+.PHONY: demo setup test test-slow test-all test-unit lint format bench lock clean
 
 demo: $(RUN)
 	$(BIN)/mcp-audit demo
@@ -31,13 +32,16 @@ demo: $(RUN)
 setup: $(TEST) $(NODE) $(GO)
 
 test: $(TEST) $(NODE) $(GO)
-	$(PYTEST) -m "not long" $(ARGS)
+	$(PYTEST) -m "not slow and not long" $(ARGS)
+
+test-slow: $(TEST) $(NODE) $(GO)
+	$(PYTEST) -m "slow and not long" $(ARGS)
 
 test-all: $(TEST) $(NODE) $(GO)
 	$(PYTEST) $(ARGS)
 
 test-unit: $(TEST)
-	$(PYTEST) -m "not long and not gate" --ignore tests/faults --ignore tests/http $(ARGS)
+	$(PYTEST) -m "not slow and not long and not gate" --ignore tests/faults --ignore tests/http $(ARGS)
 
 lint: $(TEST)
 	$(BIN)/ruff check

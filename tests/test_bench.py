@@ -14,6 +14,7 @@ from bench.__main__ import BENCHMARKS
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_runs(name: str, tmp_path: Path) -> None:
     """Small, as a user would start it: a table is printed, and the figures are kept with the machine's description."""

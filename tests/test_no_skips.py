@@ -17,6 +17,7 @@ OTHER_PLATFORM = "import pytest\n\n\ndef test_skips():\n    pytest.skip('platfor
 XFAILS = "import pytest\n\n\n@pytest.mark.xfail(strict=True)\ndef test_known():\n    assert False\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "forbidding", "exit_code"),
     [

@@ -28,6 +28,8 @@ _BREAKS = re.compile(rb"[\r\n]*+")
 _RETRY_DIGITS = 15
 # How nearly every event begins; anything else goes line by line.
 _USUAL = re.compile(rb"(?:event: ?+([^\r\n]{0,200}+)\r?+\n)?+(?:id: ?+([^\r\n\0]{0,1000}+)\r?+\n)?+data: ?+")
+# Data of many lines, as of indented JSON; each line is whole.
+_DATA_LINES = re.compile(rb"(?:data: [^\r\n]*+\n){2,}+")
 
 
 class SseEvent(Struct, frozen=True):
@@ -97,6 +99,10 @@ class SseDecoder:
             start = self._take_usual(chunk, start, found)
         lf = cr = -1
         while start < size:
+            if not self._in_line and not self._first_line and (lines := _DATA_LINES.match(chunk, start)) is not None:
+                self._add_data(lines[0][6:-1].replace(b"\ndata: ", b"\n"))
+                start = lines.end()
+                continue
             # Each is searched anew only when it was passed, so a stream that has but one of them is read once.
             if lf < start:
                 lf = chunk.find(b"\n", start)

@@ -23,6 +23,7 @@ def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Shelf:
     proxy="refuses to start (exit 1) and touches nothing",
     verify="TAMPERED",
 )
+@pytest.mark.slow
 def test_cut_before_the_end_of_what_was_signed(shelf: Shelf, seen: Seen) -> None:
     """A signed line is gone or hurt: exit 1, and nothing is appended that would hide it."""
     for cut in range(shelf.signed):
@@ -38,6 +39,7 @@ def test_cut_before_the_end_of_what_was_signed(shelf: Shelf, seen: Seen) -> None
     proxy="terminates the line, appends `recovery` where bytes are torn, settles the crash, goes on",
     verify="UNCLEAN INTACT",
 )
+@pytest.mark.slow
 def test_cut_behind_the_end_of_what_was_signed(shelf: Shelf, seen: Seen) -> None:
     """Unclean before the start, intact after it, and a cut that took only the LF loses no line."""
     for cut in range(shelf.signed, len(shelf.whole)):
@@ -56,6 +58,7 @@ def test_cut_behind_the_end_of_what_was_signed(shelf: Shelf, seen: Seen) -> None
     proxy="recovers from both",
     verify="INTACT",
 )
+@pytest.mark.slow
 def test_cut_inside_a_recovery(shelf: Shelf, seen: Seen) -> None:
     """What a recovery left behind is torn bytes like any other."""
     old = shelf.whole + b'{"id":"torn'

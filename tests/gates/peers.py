@@ -67,21 +67,21 @@ def server(name: str, root: Path) -> list[str]:
 
 
 def covering(*columns: Iterable[str] | Iterable[tuple[str, ...]]) -> list[ParameterSet]:
-    """Return all combinations of some columns; those that show no value for the first time are long."""
+    """Return all combinations of some columns: one for the short run, then what shows each value once, then all."""
     each = product(*([value if isinstance(value, tuple) else (value,) for value in column] for column in columns))
     cases = [tuple(chain(*parts)) for parts in each]
     seen: Counter[tuple[int, str]] = Counter()
-    short: set[tuple[str, ...]] = set()
+    chosen: list[tuple[str, ...]] = []
 
     def known(case: tuple[str, ...]) -> tuple[int, int]:
         """How many of its values were seen, and how often."""
         return sum(value in seen for value in enumerate(case)), sum(seen[value] for value in enumerate(case))
 
     while not all(value in seen for case in cases for value in enumerate(case)):
-        best = min((case for case in cases if case not in short), key=known)
-        seen.update(enumerate(best))
-        short.add(best)
-    return [pytest.param(*case, marks=[] if case in short else pytest.mark.long) for case in cases]
+        chosen.append(min((case for case in cases if case not in chosen), key=known))
+        seen.update(enumerate(chosen[-1]))
+    others = {case: pytest.mark.slow if case in chosen else pytest.mark.long for case in cases if case != chosen[0]}
+    return [pytest.param(*case, marks=others.get(case, ())) for case in cases]
 
 
 def inspector(command: Sequence[str], *arguments: str) -> list[str]:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from peers import GATES, SECRET, node, package, run, server
+from peers import GATES, SECRET, covering, node, package, run, server
 
 pytestmark = [pytest.mark.gate, pytest.mark.timeout(300)]
 
@@ -94,8 +94,7 @@ def transcript(mode: str, root: Path, command: list[str], **environment: str) ->
     return [line for line in ran.stdout.decode().split("\n") if not DIFFERS.search(line)]
 
 
-@pytest.mark.parametrize("mode", ["auto", "legacy"])
-@pytest.mark.parametrize("name", ["everything", "python-sdk"])
+@pytest.mark.parametrize(("name", "mode"), covering(["everything", "python-sdk"], ["auto", "legacy"]))
 def test_a_session_over_the_bridge_is_like_one_over_a_pipe(tmp_path: Path, name: str, mode: str) -> None:
     """Server requests, progress, resources, subscriptions and cancellation included; the ledger is intact."""
     root, ledger = tmp_path / "root", tmp_path / "ledger" / "audit.jsonl"

@@ -31,7 +31,7 @@ from suites import (
     run_server_suite,
 )
 
-pytestmark = [pytest.mark.gate, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.gate, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 DELTAS: dict[str, dict[str, str]] = yaml.safe_load((GATES / "oauth-deltas.yaml").read_text())
 

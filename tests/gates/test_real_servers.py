@@ -76,6 +76,7 @@ def recorded_calls(ledger: Path) -> Counter[str]:
     return Counter(e["tool_name"] for e in entries if e.get("method") == "tools/call" and "type" not in e)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "mode"), covering(SERVERS, MODES))
 def test_a_direct_session_is_a_fair_baseline(name: str, mode: str) -> None:
     """It ran to its end, did real work, and a second one says the same: what differs later is the proxy's doing."""
@@ -122,6 +123,7 @@ def test_the_inspector_prints_the_same_through_the_proxy(tmp_path: Path, what: s
     assert_intact(tmp_path / "audit.jsonl")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", INSPECTIONS)
 def test_the_inspector_finds_what_the_server_offers(what: str) -> None:
     """An inspector that prints nothing would agree with any proxy."""

@@ -323,7 +323,7 @@ def _accepts(hop: Hop) -> bool:
     try:
         with Client(hop.address):
             return True
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):  # reset: it waited in the queue of a listener that closed
         return False
 
 

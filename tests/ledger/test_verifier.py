@@ -37,7 +37,9 @@ from mcp_audit.ledger.keys import LogKey
 
 SECRETS = [SECRET]
 EXHAUSTIVE = pytest.mark.parametrize(
-    "secret", [SECRET, pytest.param(None, marks=pytest.mark.long)], ids=["mac", "no-mac"]
+    "secret",
+    [pytest.param(SECRET, marks=pytest.mark.slow), pytest.param(None, marks=pytest.mark.long)],
+    ids=["mac", "no-mac"],
 )
 
 
