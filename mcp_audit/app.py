@@ -131,10 +131,10 @@ def _open(loaded: Loaded, environ: Mapping[str, str], accept_loss: bool, stamp: 
 
 
 def _set_up_log(config: Config) -> None:
-    """Our own words go to stderr, where the upstream's go as well; a clean run adds none to a client's log."""
+    """Our own words go to stderr; where the upstream's go there as well, a clean run adds none to a client's log."""
     level = config.proxy.log.level
     if level == "auto":
-        level = "info" if sys.stderr.isatty() else "warn"
+        level = "info" if sys.stderr.isatty() or config.proxy.transport == "http" else "warn"
     handler = logging.StreamHandler()
     handler.setFormatter(
         _JsonLines() if config.proxy.log.format == "json" else logging.Formatter("mcp-audit: %(message)s")

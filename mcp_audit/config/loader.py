@@ -239,9 +239,10 @@ class _Loading:
                 where = next((at for at in map(self._where, keys) if at), "")
                 self._problems.append(ConfigError(keys[0], problem, where))
         if self._to_run and given.argv is None and not config.proxy.upstream and "proxy.upstream" not in failed:
-            problem = (
-                "there is no upstream; put the server after two dashes, `mcp-audit -- COMMAND ARG...`, or set this key"
-            )
+            what = "put the server after two dashes, `mcp-audit -- COMMAND ARG...`"
+            if config.proxy.transport == "http":
+                what = "give the server's URL with --upstream"
+            problem = f"there is no upstream; {what}, or set this key"
             self._problems.append(ConfigError("proxy.upstream", problem))
 
     def _where(self, key: str) -> str:

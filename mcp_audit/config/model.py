@@ -135,7 +135,7 @@ class Log(Section, frozen=True, kw_only=True):
 
     level: Annotated[
         Literal["auto", "debug", "info", "warn", "error"],
-        Meta(description="least severity shown; auto: info on a terminal, else warn"),
+        Meta(description="least severity shown; auto: info on a terminal and over HTTP, else warn"),
     ] = "auto"
     format: Annotated[Literal["text", "json"], Meta(description="one sentence, or one JSON object per line")] = "text"
 

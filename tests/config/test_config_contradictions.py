@@ -78,6 +78,7 @@ def test_a_contradiction_is_named_with_the_key_to_change(problems: Problems, tex
         pytest.param("", ["x"], {"proxy.upstream": ("--upstream", "y")}, "--upstream: proxy.upstream: is given by a flag and after `--` as well; drop one", id="twice"),
         pytest.param("", [], {}, "proxy.upstream: there is no command after `--`; name the program to start", id="nothing-after-dashes"),
         pytest.param("", None, {}, "proxy.upstream: there is no upstream; put the server after two dashes, `mcp-audit -- COMMAND ARG...`, or set this key", id="no-upstream"),
+        pytest.param("proxy: {transport: http}", None, {}, "proxy.upstream: there is no upstream; give the server's URL with --upstream, or set this key", id="no-upstream-url"),
         pytest.param("", None, {"proxy.upstream": ("--upstream", "https://h/mcp")}, "--upstream: proxy.upstream: is a URL, so the transport must be written out: `--transport http` proxies it, `--transport stdio` bridges a stdio client to it", id="url"),
     ],
 )  # fmt: skip
