@@ -36,6 +36,7 @@ INSPECTIONS = {
     "prompts": ("--method", "prompts/list"),
     "echo": ("--method", "tools/call", "--tool-name", "echo", "--tool-arg", "message=hello"),
 }
+PYTHON_CALL = ("--method", "tools/call", "--tool-name", "test_simple_text")
 PYTHON = [("server-everything", "http", "legacy"), ("server-everything", "http", "auto"),
           ("server-everything", "sse", "legacy"), ("python-sdk", "http", "legacy"), ("python-sdk", "http", "auto"),
           ("python-sdk", "sse", "legacy")]  # fmt: skip
@@ -170,18 +171,21 @@ def test_the_typescript_sdk(server: str, transport: str, line: str, profile: str
 
 
 @pytest.fixture(scope="module")
-def everything() -> Iterator[Callable[[str], str]]:
-    """Returns the URL of a server for a transport; one server serves all inspections."""
+def url_of() -> Iterator[Callable[[str, str], str]]:
+    """Starts a server for a transport; one serves all inspections."""
     with ExitStack() as servers:
-        yield cache(lambda transport: servers.enter_context(serving("server-everything", transport)))
+        yield cache(lambda server, transport: servers.enter_context(serving(server, transport)))
 
 
-@pytest.mark.parametrize(("transport", "what", "profile"), covering(TRANSPORTS, INSPECTIONS, PROFILES))
-def test_the_inspector(everything: Callable[[str], str], transport: str, what: str, profile: str) -> None:
+@pytest.mark.parametrize(
+    ("server", "transport", "what", "profile"), covering(SERVERS, TRANSPORTS, INSPECTIONS, PROFILES)
+)
+def test_the_inspector(url_of: Callable[[str, str], str], server: str, transport: str, what: str, profile: str) -> None:
     """Stdout and exit code, for what every user tries first."""
-    url = everything(transport)
+    url = url_of(server, transport)
     folder = Path(mkdtemp(prefix="gate-inspector-"))
-    arguments = ["--transport", transport, *INSPECTIONS[what]]
+    inspection = PYTHON_CALL if (server, what) == ("python-sdk", "echo") else INSPECTIONS[what]
+    arguments = ["--transport", transport, *inspection]
     without = run(inspector([url], *arguments), folder)
     assert (without.code, len(without.stdout) > 20) == (0, True), without
     with through(profile, url) as (address, _):
