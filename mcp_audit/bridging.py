@@ -17,7 +17,7 @@ from mcp_audit.relay.stdio import Ending, Limits
 from mcp_audit.session import Session
 from mcp_audit.sinks import LedgerSink
 from mcp_audit.sinks.stamp import Stamp
-from mcp_audit.wiring import LedgerWitness, caller_of, gates_of, recorder_of
+from mcp_audit.wiring import LedgerWitness, allow_many_connections, caller_of, gates_of, recorder_of
 
 __all__ = ["bridge_session", "prepare"]
 
@@ -31,6 +31,7 @@ def prepare(config: Config) -> HttpUpstream:
         ConfigError: the URL, a header or a TLS file cannot be used.
     """
     proxy = config.proxy
+    allow_many_connections()
     return HttpUpstream(proxy.upstream, proxy.bridge.headers, proxy.tls, proxy.upstream_timeout_ms / 1000)
 
 

@@ -5,8 +5,10 @@ It decides nothing about messages, and opens nothing.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import sys
 from collections.abc import Sequence
 
 from mcp_audit.config import Config
@@ -22,9 +24,21 @@ from mcp_audit.sinks.stamp import Stamp
 from mcp_audit.wire.framing import Hasher, Oversized
 from mcp_audit.wire.peers import Caller
 
-__all__ = ["LedgerWitness", "caller_of", "gates_of", "recorder_of", "with_policy_of"]
+__all__ = ["LedgerWitness", "allow_many_connections", "caller_of", "gates_of", "recorder_of", "with_policy_of"]
 
 _log = logging.getLogger("mcp_audit")
+
+
+def allow_many_connections() -> None:
+    """Raise the soft limit of descriptors to the hard one: a stream takes up to two of the usual 1024, or 256."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS knows a lower bound than it tells
+        if soft != hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def recorder_of(config: Config, ledger: LedgerSink, stamp: Stamp, transport: str) -> Recorder:

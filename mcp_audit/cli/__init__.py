@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ _SINGLE_DASH = re.compile(r"-[a-z][a-z-]+(=|$)")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 bad, 2 usage or input, 3 cannot decide, 4 see verify."""
+    _fill_closed_streams()
     arguments = _two_dashes(sys.argv[1:] if argv is None else list(argv))
     if arguments and arguments[0] == "help":
         arguments = [*arguments[1:2], "--help"]
@@ -74,6 +76,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return code
+
+
+def _fill_closed_streams() -> None:
+    """Put the null device where we were started without a standard stream.
+
+    The next file opened would get its number: the client would read the ledger's descriptor, or write to it.
+    """
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != fd:
+                os.dup2(null, fd, inheritable=False)
+                os.close(null)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(fd, mode, encoding="utf-8", closefd=False))
 
 
 class _Parser(argparse.ArgumentParser):

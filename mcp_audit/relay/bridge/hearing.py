@@ -7,6 +7,7 @@ answer becomes a sentence that says what happened and what to do next. Never: a 
 from __future__ import annotations
 
 import http
+import re
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -26,6 +27,7 @@ __all__ = ["EVENTS", "JSON", "Hearing", "phrase"]
 
 JSON, EVENTS = "application/json", "text/event-stream"
 _MAX_WORDS = 300  # of the upstream's that we repeat
+_CREDENTIALS = re.compile(r"(?<=//)[^/]*@|[?#].*", re.DOTALL)  # what may be one in a URL
 _NO_OAUTH = "the bridge runs no OAuth flow, so put a token into proxy.bridge.headers"
 _OLD_TRANSPORT = "if it speaks HTTP+SSE of 2024-11-05 only, it cannot be bridged"
 
@@ -136,7 +138,7 @@ def _words_of(messages: tuple[Message, ...]) -> str:
     """Return what an error says that nobody can pair."""
     for message in messages:
         with suppress(*UNDECODABLE):
-            return _decode_words(message.error).message[:_MAX_WORDS] if message.error else ""
+            return _printable(_decode_words(message.error).message) if message.error else ""
     return ""
 
 
@@ -148,11 +150,16 @@ def _told(status: int, words: str, answer: Answer, is_handshake: bool) -> str:
     if status == 403:
         return f"{told}; if it wants other credentials, proxy.bridge.headers is their place"
     if status < 400 and (location := answer.header(b"location")):
-        place = location.partition(b"?")[0][:_MAX_WORDS].decode("latin-1")
+        place = _printable(_CREDENTIALS.sub("", location.decode("latin-1")))
         return f"{told}, to {place}; nothing is followed, so make that proxy.upstream if it is the server you mean"
     if is_handshake and status in (400, 404, 405):
         return f"{told}; {_OLD_TRANSPORT}"
     return told
+
+
+def _printable(words: str) -> str:
+    """Return words of the upstream's for a sentence of ours: terminals show it, so no escape sequence is among them."""
+    return "".join(each if each.isprintable() else " " for each in words[:_MAX_WORDS])
 
 
 def phrase(status: int) -> str:

@@ -138,9 +138,9 @@ class Post:
         return not self.sent.is_set() or any(not is_subscription(exchange) for exchange in self.waiting)
 
     @property
-    def is_over(self) -> bool:
-        """Whether what becomes of it concerns nobody: a modern request that has ended otherwise, by a time limit say."""
-        return self.era is Era.MODERN and bool(self.exchanges) and not self.waiting
+    def is_late(self) -> bool:
+        """Whether its requesters were told already that their time is up."""
+        return bool(self.exchanges) and all(exchange.outcome is Outcome.TIMEOUT for exchange in self.exchanges)
 
     def advance(self) -> None:
         """Take note that answers may have come."""

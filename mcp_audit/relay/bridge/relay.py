@@ -131,8 +131,7 @@ class BridgeRelay:
             await anyio.sleep(min(1.0, timeout / 4))
             step = self._session.overdue(time.monotonic(), timeout)
             await self._client.settle(step)
-            if step.finished:
-                self._streams.give_up()
+            self._streams.give_up(step.finished)
 
     # How a run ends.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, suppress
 
 import anyio
@@ -25,7 +25,7 @@ from mcp_audit.relay.bridge.post import Failure, Listening, Post
 from mcp_audit.relay.bridge.upstream import Aborted, Answer, Cancellable, HttpUpstream
 from mcp_audit.relay.http.headers import Headers
 from mcp_audit.session import Session, Step
-from mcp_audit.wire.exchange import Outcome
+from mcp_audit.wire.exchange import Exchange, Outcome
 from mcp_audit.wire.framing import Hasher
 from mcp_audit.wire.message import Era, Payload
 
@@ -98,6 +98,8 @@ class Streams:
             self._pulse()
             return  # to a modern server the end of the stream is the message
         await self._wait_for_turn(post, named)
+        if post.is_late:
+            return  # by the time it may be sent, the client has been told not to expect it
         self._begin(post)
         if post.is_one_way:
             with anyio.move_on_after(_ACCEPTED_SECONDS):
@@ -112,10 +114,11 @@ class Streams:
         while self._client.busy or any(post.busy for post in self._under_way):
             await self._changed.wait()
 
-    def give_up(self) -> None:
-        """Close the streams of modern requests whose time is up; to their server that means that nobody waits."""
-        for post in self._under_way:
-            if post.is_over:
+    def give_up(self, exchanges: Iterable[Exchange]) -> None:
+        """Close the streams of those that are modern: to their server that says that nobody waits any longer."""
+        for exchange in exchanges:
+            post = self._by_exchange.get(exchange.id)
+            if post is not None and post.era is Era.MODERN:
                 post.waits.abort()
         self.pulse()
 
@@ -246,6 +249,8 @@ class Streams:
             cause = f" ({place.cause})" if place.cause else ""
             raise Failure(f"the stream ended before the answer came{cause}")
         await post.waits.wait(anyio.sleep, place.pause)
+        if not post.waiting:
+            return  # withdrawn, or answered on another stream: the server might say the same again
         try:
             async with self._stream_from(place, post.waits) as answer:
                 if answer.status == 200 and answer.media_type == EVENTS:

@@ -28,8 +28,8 @@ T = TypeVar("T")
 
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]*")  # RFC 9110 section 5.5, and text beyond Latin-1 as UTF-8
 _OURS = (
-    "accept-encoding", "connection", "content-length", "content-type", "expect", "te", "trailer", "transfer-encoding",
-    "upgrade",
+    "accept-encoding", "connection", "content-encoding", "content-length", "content-type", "expect", "last-event-id",
+    "te", "trailer", "transfer-encoding", "upgrade",
 )  # fmt: skip
 
 
@@ -193,4 +193,8 @@ def _checked(name: str, value: str) -> tuple[bytes, bytes]:
     value = value.strip(" \t\r\n")
     if not _FIELD_VALUE.fullmatch(value):
         raise ConfigError("proxy.bridge.headers", f"{name} has a control character in its value; put it on one line")
-    return name.encode("ascii"), value.encode("utf-8")
+    try:
+        return name.encode("ascii"), value.encode("utf-8")
+    except UnicodeEncodeError:  # so does Python read bytes of an environment variable that are no text
+        problem = f"{name} has a value that is not UTF-8; give it as text"
+        raise ConfigError("proxy.bridge.headers", problem) from None

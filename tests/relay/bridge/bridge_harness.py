@@ -132,9 +132,13 @@ class Upstream:
     async def asked(self, method: str = "POST") -> Asked:
         """Wait for the next request, which must be of this kind."""
         async with asyncio.timeout(DEADLINE):
-            found = await self._requests.get()
+            found = await self.next()
         assert found.method == method, (found.method, found.headers, found.body)
         return found
+
+    async def next(self) -> Asked:
+        """Wait for the next request for as long as it takes."""
+        return await self._requests.get()
 
     def quiet(self) -> bool:
         """Whether nothing was asked that the test did not take."""

@@ -171,6 +171,21 @@ async def test_noise_is_passed_on_and_so_is_what_the_upstream_says_about_it(tmp_
         assert await client.message() == complaint
 
 
+async def test_the_end_of_stdin_does_not_cut_off_what_is_said_about_noise(tmp_path: Path) -> None:
+    """It is waited for to its end, as no id tells when it has come."""
+    complaint = {"jsonrpc": "2.0", "id": None, "error": {"code": -32700, "message": "Parse error"}}
+    async with upstream() as server, bridge(tmp_path, server.url) as client:
+        client.send(b"hello\n")
+        asked = await server.asked()
+        await asked.stream(Content_Type="application/json")
+        client.close()
+        await asyncio.wait((client.run,), timeout=0.2)
+        await asked.raw(json.dumps(complaint).encode())
+        await asked.end()
+
+        assert await client.message() == complaint
+
+
 # -- legacy sessions ---------------------------------------------------------------------------------------------------
 
 
@@ -278,6 +293,26 @@ async def test_a_call_that_lost_its_stream_goes_on_where_it_was(tmp_path: Path) 
         assert await client.message() == result(2)
 
 
+async def test_what_was_answered_elsewhere_is_not_asked_for_again(tmp_path: Path) -> None:
+    """A server that repeats events from the last one on might answer twice."""
+    async with upstream() as server, bridge(tmp_path, server.url) as client:
+        beside = await shake_hands(client, server)
+        assert beside is not None
+        client.send(call(2))
+        asked = await server.asked()
+        await asked.stream()
+        await asked.event(id_="a", retry=300)
+        await asked.drop()
+        client.send(call(3))  # by the time this is answered, the other stream is known to have ended
+        await (await server.asked()).answer(body=result(3))
+        assert await client.message() == result(3)
+        await beside.event(result(2))
+        assert await client.message() == result(2)
+        await asyncio.wait((client.run,), timeout=0.5)
+
+        assert server.quiet()
+
+
 async def test_the_stream_beside_is_opened_again(tmp_path: Path) -> None:
     """Also after a reset; what is sent there afterwards arrives."""
     async with upstream() as server, bridge(tmp_path, server.url) as client:
@@ -308,6 +343,37 @@ async def test_a_server_that_listens_to_nobody_before_initialized_is_asked_again
         await client.line()
 
         assert (await client.message())["id"] == 9
+
+
+async def test_what_was_cancelled_holds_nobody_up(tmp_path: Path, told: list[str]) -> None:
+    """Its answer may never come, and that is nothing to complain of."""
+    async with upstream() as server, bridge(tmp_path, server.url, upstream_timeout_ms=300) as client:
+        await shake_hands(client, server)
+        client.send(call(2))
+        asked = await server.asked()
+        client.send(notification("notifications/cancelled", requestId=2))
+        await (await server.asked()).accept()
+        with anyio.fail_after(5):
+            await asked.gone.wait()
+        client.send(call(3))
+        await (await server.asked()).answer(body=result(3))
+        assert await client.message() == result(3)
+
+    assert [sentence for sentence in told if "transparent" not in sentence] == []
+
+
+async def test_the_end_of_stdin_does_not_wait_for_what_was_cancelled(tmp_path: Path) -> None:
+    """Clients grant two seconds, which is less than a server may take to answer."""
+    async with upstream() as server, bridge(tmp_path, server.url, upstream_timeout_ms=0) as client:
+        await shake_hands(client, server)
+        client.send(call(2))
+        await server.asked()
+        client.send(notification("notifications/cancelled", requestId=2))
+        await (await server.asked()).accept()
+        client.close()
+        await (await server.asked("DELETE")).answer(200)
+
+        assert (await client.ended()).returncode == 0
 
 
 async def test_a_cancellation_goes_to_a_legacy_server_as_a_message(tmp_path: Path) -> None:
@@ -453,9 +519,11 @@ async def test_a_subscription_does_not_keep_us_when_the_client_has_gone(tmp_path
         pytest.param(401, b"", {}, "the bridge runs no OAuth flow, so put a token into proxy.bridge.headers", id="401"),
         pytest.param(403, b"", {}, "proxy.bridge.headers is their place", id="403"),
         pytest.param(307, b"", {"Location": "/mcp/?t=secret"}, "to /mcp/; nothing is followed, so make that", id="307"),
+        pytest.param(302, b"", {"Location": "//a:secret@b/c#secret"}, "302 Found, to //b/c; nothing", id="302"),
         pytest.param(503, b"busy", {}, "the upstream answered 503 Service Unavailable", id="503"),
         pytest.param(404, b"{}", {}, "404 Not Found", id="404"),
         pytest.param(400, _complaint("no session"), {}, "400 Bad Request (no session)", id="400"),
+        pytest.param(400, _complaint("a\x1b[2J\nb\x9b"), {}, "400 Bad Request (a [2J b )", id="escapes"),
         pytest.param(200, b"", {}, "without a message", id="empty"),
         pytest.param(200, b" \n", {}, "its answer is empty", id="blank"),
         pytest.param(202, b"", {}, "without a message", id="202"),
@@ -595,6 +663,37 @@ async def test_a_deadline_is_kept(tmp_path: Path) -> None:
         await (await server.asked()).answer(body=result(2))
 
         assert await client.message() == result(2)
+
+
+async def test_a_deadline_closes_a_modern_stream(tmp_path: Path) -> None:
+    """Its server is to know that nobody waits; that of a legacy call stays open, since closing it would say nothing."""
+    async with upstream() as server, bridge(tmp_path, server.url, call_timeout_ms=100) as client:
+        client.send(call(1, modern=True), call(2))
+        asked = {each.message["id"]: each for each in (await server.asked(), await server.asked())}
+        for each in asked.values():
+            await each.stream()
+        await client.line(), await client.line()
+        with anyio.fail_after(5):
+            await asked[1].gone.wait()
+
+        assert not asked[2].gone.is_set()
+
+
+async def test_what_is_too_late_before_its_turn_comes_is_not_sent(tmp_path: Path) -> None:
+    """The client was told not to expect an answer, so there must be no effect, either."""
+    async with upstream() as server, bridge(tmp_path, server.url, call_timeout_ms=300) as client:
+        client.send(INITIALIZE, call(2))
+        handshake = await server.asked()
+        assert {(await client.message())["id"], (await client.message())["id"]} == {1, 2}
+        await handshake.answer(500)
+        client.send(call(3))
+        asked = await server.asked()
+        await asked.answer(body=result(3))
+        client.close()
+        await client.ended()
+
+        assert asked.message["id"] == 3
+        assert server.quiet()
 
 
 # -- evidence before effect --------------------------------------------------------------------------------------------
