@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import select
 import stat
@@ -22,6 +23,7 @@ from anyio.lowlevel import EventLoopToken, current_token
 
 __all__ = ["Reader", "Writer", "close_quietly", "restore_blocking"]
 
+_log = logging.getLogger("mcp_audit")
 _CHUNK = 65536
 _made_nonblocking: list[int] = []
 
@@ -151,7 +153,8 @@ class Writer:
         """Write all of `data`, surviving short writes.
 
         Raises:
-            BrokenPipeError: the peer reads no more, or the writer was closed.
+            BrokenPipeError: the peer reads no more, the writer was closed, or writing fails for another reason.
+            ConnectionResetError: the peer is gone.
         """
         try:
             self._lock.acquire_nowait()  # nobody else writes: the common case does not wait
@@ -164,6 +167,11 @@ class Writer:
                 await self._write_all(data)
             else:
                 await to_thread.run_sync(_write_all, self.fd, data, abandon_on_cancel=True)
+        except (BrokenPipeError, ConnectionResetError):
+            raise
+        except OSError as error:  # a file that stands where a peer should, on a disk that is full
+            _log.warning("descriptor %d cannot be written (%s); it counts as closed", self.fd, error.strerror)
+            raise BrokenPipeError(errno.EPIPE, "cannot be written") from error
         finally:
             self._lock.release()
 

@@ -195,6 +195,23 @@ def test_a_client_that_stops_reading_ends_the_server(tmp_path: Path) -> None:
     assert entries(tmp_path)[-1]["type"] == "close"
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="platform: no /dev/full")
+def test_an_output_that_takes_nothing_is_a_client_that_is_gone(tmp_path: Path) -> None:
+    """One sentence, and the ledger tells the rest."""
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            command(tmp_path, python(ECHO), NEUTRAL),
+            input=call("a"),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            cwd=tmp_path,
+            check=False,
+        )
+    assert done.stderr == b"mcp-audit: descriptor 1 cannot be written (No space left on device); it counts as closed\n"
+    assert [line.get("outcome", line.get("type")) for line in entries(tmp_path)][-2:] == ["answered", "close"]
+
+
 def test_a_grandchild_may_go_on_in_the_servers_place(tmp_path: Path) -> None:
     """A launcher that exits leaves the pipe to what it started: the session goes on until the client ends it."""
     launcher = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {ECHO!r}])"
