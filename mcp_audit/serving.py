@@ -15,7 +15,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import anyio
@@ -45,7 +45,7 @@ from mcp_audit.sinks import LedgerSink
 from mcp_audit.sinks.stamp import Stamp
 from mcp_audit.wire.rewrite import Public
 from mcp_audit.wire.rounds import Rounds
-from mcp_audit.wiring import LedgerWitness, caller_of, gates_of, recorder_of, with_policy_of
+from mcp_audit.wiring import LedgerWitness, allow_many_connections, caller_of, gates_of, recorder_of, with_policy_of
 
 __all__ = ["Front", "prepare", "serve"]
 
@@ -74,7 +74,7 @@ def prepare(config: Config) -> Front:
         ListenError: an address cannot be listened on.
     """
     proxy, metrics = config.proxy, config.metrics
-    _allow_many_connections()
+    allow_many_connections()
     try:
         target = Target.parse(proxy.upstream)
     except BadTarget as error:
@@ -106,39 +106,61 @@ async def serve(
     relay = _relay(config, front.target, pool, recorder, ledger, stamp, gates)
     forward = ForwardProxy(relay, front.target, config.proxy.forward_hosts) if _forwards(config) else None
     reason = "shutdown"
-    try:
-        async with anyio.create_task_group() as background:
-            background.start_soon(recorder.keep_checkpoints, config.audit.checkpoint_interval_ms / 1000)
-            background.start_soon(recorder.keep_trying)
-            if reload is not None:
-                background.start_soon(_keep_policy, gates, reload)
-            reason = await _listen(config, front, forward or relay, recorder, ledger)
-            background.cancel_scope.cancel()
-    finally:
-        with anyio.CancelScope(shield=True):
-            await pool.close()
-            if forward is not None:
-                await forward.close()
-        recorder.finish(relay.close(time.monotonic()), "exit", reason)
+    with _signals("SIGTERM", "SIGINT") as ends, _signals("SIGHUP") as hangups:
+        try:
+            async with anyio.create_task_group() as background:
+                background.start_soon(recorder.keep_checkpoints, config.audit.checkpoint_interval_ms / 1000)
+                background.start_soon(recorder.keep_trying)
+                if reload is not None:
+                    background.start_soon(_keep_policy, gates, reload, hangups)
+                reason = await _listen(config, front, forward or relay, recorder, ledger, ends)
+                background.cancel_scope.cancel()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await pool.close()
+                if forward is not None:
+                    await forward.close()
+            recorder.finish(relay.close(time.monotonic()), "exit", reason)
     return reason
 
 
-async def _keep_policy(gates: list[Gate], reload: Callable[[], Loaded]) -> None:
-    """Read the policy again at each SIGHUP (Windows has none); one that cannot be read leaves the old one in force."""
-    if sys.platform == "win32":
+@contextlib.contextmanager
+def _signals(*names: str) -> Iterator[AsyncIterator[object]]:
+    """Take signals up to the very end of a run: a second one must not kill what is closing the ledger."""
+    # Windows has no signal handlers in the event loop; there Ctrl-C ends us as an exception.
+    wanted = [getattr(signal, name) for name in names] if sys.platform != "win32" else []
+    if not wanted:
+        yield _never()
         return
-    with anyio.open_signal_receiver(signal.SIGHUP) as signals:
-        async for _ in signals:
-            try:
-                loaded = await to_thread.run_sync(reload)
-            except McpAuditError as error:
-                _log.warning("the policy in force is kept: %s", error)
-            else:
-                gates[:] = with_policy_of(loaded.config, gates)
-                _log.info("the policy was read again: %d rules", len(loaded.config.policy.rules))
+    with anyio.open_signal_receiver(*wanted) as signals:
+        yield signals
 
 
-async def _listen(config: Config, front: Front, app: AsgiApp, recorder: Recorder, ledger: LedgerSink) -> str:
+async def _never() -> AsyncIterator[object]:
+    await anyio.sleep_forever()
+    yield None
+
+
+async def _keep_policy(gates: list[Gate], reload: Callable[[], Loaded], hangups: AsyncIterator[object]) -> None:
+    """Read the policy again at each SIGHUP (Windows has none); one that cannot be read leaves the old one in force."""
+    async for _ in hangups:
+        try:
+            loaded = await to_thread.run_sync(reload)
+        except McpAuditError as error:
+            _log.warning("the policy in force is kept: %s", error)
+        else:
+            gates[:] = with_policy_of(loaded.config, gates)
+            _log.info("the policy was read again: %d rules", len(loaded.config.policy.rules))
+
+
+async def _listen(
+    config: Config,
+    front: Front,
+    app: AsgiApp,
+    recorder: Recorder,
+    ledger: LedgerSink,
+    ends: AsyncIterator[object],
+) -> str:
     """Accept requests until it is time to end, let those under way finish, and return why."""
     draining = False
     metrics = config.metrics
@@ -155,17 +177,30 @@ async def _listen(config: Config, front: Front, app: AsgiApp, recorder: Recorder
     ):
         for scheme, address in [("listening on", main), ("health, readiness and checkpoint on", side)]:
             _log.info("%s http://%s", scheme, _shown(*address.addresses[0]))
-        reason = await _until_the_end(recorder)
+        reason = await _until_the_end(recorder, ends)
         draining = True
-        if not await main.drain(config.proxy.drain_timeout_ms / 1000):
-            _log.info("proxy.drain_timeout_ms is over: the streams that were left are closed")
+        await _drain(main, config.proxy.drain_timeout_ms / 1000, ends)
     return reason
 
 
-async def _until_the_end(recorder: Recorder) -> str:
+async def _drain(listener: Listener, seconds: float, ends: AsyncIterator[object]) -> None:
+    """Let requests finish; another signal means: at once."""
+
+    async def hurry() -> None:
+        async for _ in ends:
+            _log.info("a second signal: the requests and streams that were left are closed")
+            tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hurry)
+        if not await listener.drain(seconds):
+            _log.info("proxy.drain_timeout_ms is over: the streams that were left are closed")
+        tasks.cancel_scope.cancel()
+
+
+async def _until_the_end(recorder: Recorder, ends: AsyncIterator[object]) -> str:
     """Wait for a signal, or for a ledger without which nothing may go on."""
     reason = "signal"
-    wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGINT") if hasattr(signal, name)]
     async with anyio.create_task_group() as tasks:
 
         async def heed_the_ledger() -> None:
@@ -175,13 +210,8 @@ async def _until_the_end(recorder: Recorder) -> str:
             tasks.cancel_scope.cancel()
 
         tasks.start_soon(heed_the_ledger)
-        # Windows has no signal handlers in the event loop; there Ctrl-C ends us as an exception.
-        with contextlib.suppress(NotImplementedError), anyio.open_signal_receiver(*wanted) as signals:
-            async for _ in signals:
-                tasks.cancel_scope.cancel()
-                break
-        if not tasks.cancel_scope.cancel_called:
-            await anyio.sleep_forever()
+        await anext(ends)
+        tasks.cancel_scope.cancel()
     return reason
 
 
@@ -229,18 +259,6 @@ def _relay(
         ),
     )
     return HttpRelay(services)
-
-
-def _allow_many_connections() -> None:
-    """Raise the soft limit of descriptors to the hard one: an open stream takes two, and the usual limit is 1024."""
-    if sys.platform == "win32":
-        return
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # macOS knows a lower bound than it tells
-        if soft != hard:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _forwards(config: Config) -> bool:

@@ -174,13 +174,16 @@ class Session:
         _end(exchange, Outcome.DENIED, now)
         return Step(finished=(exchange,))
 
-    def overdue(self, now: float, timeout: float) -> Step:
+    def overdue(self, now: float, timeout: float, of: Direction | None = None) -> Step:
         """Give up on what has waited for more than `timeout` seconds; a later answer is recorded, not delivered.
 
         What still waits for the ledger then was not forwarded, and must not be any more.
+
+        Args:
+            of: only requests that travel so, for whoever cannot tell the other side; None: all.
         """
         errors: list[tuple[Direction, bytes]] = []
-        late = self._table.overdue(now, timeout)
+        late = self._table.overdue(now, timeout, of)
         for exchange in late:
             _end(exchange, Outcome.TIMEOUT, now)
             if exchange.request is not None and exchange.request.id is not None:

@@ -122,13 +122,18 @@ class Correlator:
                 return era
         return None
 
-    def overdue(self, now: float, timeout: float) -> list[Exchange]:
+    def overdue(self, now: float, timeout: float, of: Direction | None = None) -> list[Exchange]:
         """Take out and return the exchanges that started more than `timeout` seconds ago, oldest first.
 
         A subscription is never overdue: its answer stays open until one side ends it.
+
+        Args:
+            of: only those whose request travels so; None: all.
         """
         late: list[Exchange] = []
         for key, waiting in list(self._open.items()):
+            if of is not None and key[0] is not of:
+                continue
             in_time = [e for e in waiting if now - e.started <= timeout or is_subscription(e)]
             if len(in_time) == len(waiting):
                 continue

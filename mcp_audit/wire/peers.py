@@ -16,7 +16,7 @@ from mcp_audit.wire.exchange import Exchange
 from mcp_audit.wire.members import UNDECODABLE
 from mcp_audit.wire.message import Direction, Era, Kind, Message
 
-__all__ = ["PROTOCOL_VERSION", "SUBSCRIPTION_ID", "Caller", "Peers"]
+__all__ = ["PROTOCOL_VERSION", "SUBSCRIPTION_ID", "Caller", "Peers", "is_modern_request"]
 
 PROTOCOL_VERSION = "io.modelcontextprotocol/protocolVersion"
 SUBSCRIPTION_ID = "io.modelcontextprotocol/subscriptionId"
@@ -134,6 +134,11 @@ class Peers:
         old = self.caller
         if name and old.server_learned:
             self.caller = Caller(old.client_id, name, old.client_learned, True)
+
+
+def is_modern_request(message: Message) -> bool:
+    """Say whether this is a request that stands alone: one that carries its protocol version."""
+    return message.kind is Kind.REQUEST and read_text(message.meta.get(PROTOCOL_VERSION)) is not None
 
 
 def _name(info: bytes | Raw | None) -> str:

@@ -103,6 +103,23 @@ def test_forward_mode_is_nobodys_open_relay(tmp_path: Path) -> None:
         assert other.is_idle()
 
 
+@pytest.mark.parametrize("started", [False, True], ids=["waiting", "streaming"])
+def test_who_leaves_is_gone_from_an_unexamined_host_as_well(tmp_path: Path, started: bool) -> None:
+    """No request outlives its client there."""
+    with Upstream() as upstream, Upstream() as listed:
+        config = proxy_config(http_mode="forward", forward_hosts=f"['127.0.0.1:{listed.address[1]}']")
+        with running_proxy(tmp_path, upstream, config) as hop:
+            client = hop.client()
+            client.ask(Request(b"GET", f"{listed.url}/x".encode(), ()))
+            asked = listed.next()
+            if started:
+                asked.stream()
+                asked.chunk(b"x")
+                client.response().next(b"x")
+            client.close()
+            assert asked.gone.wait(1)
+
+
 def test_a_session_ends_with_its_delete(hop: Hop) -> None:
     """Whatever the server says to it passes."""
     hop.golden(delete((b"Mcp-Session-Id", b"gone")), 204)

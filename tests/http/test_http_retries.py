@@ -121,6 +121,16 @@ def test_retry_after_is_honoured(retrying: Hop) -> None:
     client.close()
 
 
+def test_who_is_asked_to_come_back_much_later_is_told_so(retrying: Hop) -> None:
+    """We may not wait for so long, and do not come uninvited; the client may know better."""
+    client, asked = retrying.ask(post(message("tools/list")))
+    asked.answer(503, [(b"Retry-After", b"3600")], b"later")
+    response = client.response()
+    assert (response.status, response.head.get(b"retry-after"), response.read()) == (503, b"3600", b"later")
+    assert retrying.upstream.is_idle()
+    client.close()
+
+
 def test_a_reset_after_the_request_went_out_is_no_connect_error(retrying: Hop) -> None:
     """It may have been served: 502."""
     client, asked = retrying.ask(post(message("tools/list")))

@@ -231,6 +231,41 @@ def read_event(raw: bytes) -> Any:
     return json.loads(data[6:])
 
 
+def test_a_call_deadline_is_told_on_the_stream(tmp_path: Path) -> None:
+    """Where the answer would have come; one that comes later is on record and not delivered. The server's own requests
+    have no deadline, for it could not be told.
+    """
+    with Upstream() as upstream, running_proxy(tmp_path, upstream, proxy_config(call_timeout_ms="300")) as hop:
+        _, asked, response, _ = opened(hop)
+        asked.chunk(event(message("roots/list", 1)))
+        response.next(event(message("roots/list", 1)))
+        hop.golden(post(call(id=5), target=b"/messages?sessionId=s1"), 202)
+        told = read_event(response.until(b"\n\n"))
+        assert (told["id"], told["error"]["data"]["kind"]) == (5, "upstream_timeout")
+        hop.record(method="tools/call", request_id="5", outcome="timeout")
+        asked.chunk(event(answer(5)) + event(note("notifications/message", n=1)))
+        response.next(event(note("notifications/message", n=1)))
+        hop.record(marks=lambda marks: marks and "late" in marks)
+        hop.golden(post(answer(1), target=b"/messages?sessionId=s1"), 202)
+        hop.record(method="roots/list", outcome="answered")
+        asked.end()
+        assert response.read() == b""
+
+
+def test_an_address_announced_twice_outlives_its_first_stream(enforcing: Hop) -> None:
+    """The newer stream gets the denials, also after the older one ended."""
+    _, first, one, _ = opened(enforcing)
+    _, second, two, _ = opened(enforcing)
+    first.end()
+    one.read()
+    client = enforcing.client()
+    client.ask(post(call("delete_file", id=4), target=b"/messages?sessionId=s1"))
+    assert client.response().status == 202
+    assert read_event(two.until(b"\n\n"))["id"] == 4
+    second.end()
+    two.read()
+
+
 @pytest.mark.parametrize("config", [NEUTRAL, ENFORCING], ids=["neutral", "enforcing"])
 def test_a_session_that_ends_leaves_its_calls_lost(tmp_path: Path, config: str) -> None:
     """Its stream was the only way for answers."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +178,45 @@ def test_a_call_deadline_answers_in_place_of_the_upstream(tmp_path: Path) -> Non
         hop.record(marks=lambda marks: marks and "late" in marks)
 
 
+@pytest.mark.parametrize("fixed", ["compressed", "of-known-length"])
+def test_a_deadline_ends_a_stream_that_cannot_hold_an_error(tmp_path: Path, fixed: str) -> None:
+    """Nothing can be put into it, and no answer taken out of it: it ends where it is, as broken as it is."""
+    with Upstream() as upstream, running_proxy(tmp_path, upstream, proxy_config(call_timeout_ms="300")) as hop:
+        client, asked = hop.ask(post(call()))
+        sent = event(note("notifications/message", n=1))
+        if fixed == "compressed":
+            sent = gzip.compress(sent)[:-8]
+            asked.stream((b"Content-Encoding", b"gzip"))
+            asked.chunk(sent)
+        else:
+            asked.begin(200, [EVENT_STREAM, (b"Content-Length", b"500")])
+            asked.send(sent)
+        assert client.response().torn() == sent
+        assert asked.gone.wait(AT_ONCE)
+        asked.over = True
+        hop.record(method="tools/call", outcome="timeout")
+
+
+def test_a_late_answer_is_not_cut_out_of_a_compressed_stream(tmp_path: Path) -> None:
+    """It comes on another stream of the session, which ends before it; other bytes are never left out for it."""
+    with Upstream() as upstream, running_proxy(tmp_path, upstream, proxy_config(call_timeout_ms="300")) as hop:
+        headers = session_headers()
+        client, asked = hop.ask(post(call(id="é/1"), *headers))
+        failed(client, 504, -32032, "upstream_timeout")
+        asked.over = True
+        client, asked = hop.ask(get(*headers))
+        asked.stream((b"Content-Encoding", b"gzip"))
+        packer = zlib.compressobj(wbits=31)
+        packed = packer.compress(event(note("notifications/message", n=1))) + packer.flush(zlib.Z_SYNC_FLUSH)
+        asked.chunk(packed)
+        response = client.response()
+        response.next(packed)
+        asked.chunk(packer.compress(event(answer("é/1")) + event(note("x"))) + packer.flush())
+        assert response.torn() == b""
+        asked.over = True
+        hop.record(marks=lambda marks: marks and "late" in marks)
+
+
 # -- clients that leave ------------------------------------------------------------------------------------------------
 
 LEAVING = pytest.mark.parametrize("leave", ["close", "reset"])
@@ -325,6 +366,36 @@ def _accepts(hop: Hop) -> bool:
             return True
     except (ConnectionRefusedError, ConnectionResetError):  # reset: it waited in the queue of a listener that closed
         return False
+
+
+def test_what_the_drain_breaks_off_was_not_cancelled(tmp_path: Path) -> None:
+    """It was not the client who left, so in neither era does the record say so."""
+    with Upstream() as upstream, running_proxy(tmp_path, upstream, proxy_config(drain_timeout_ms="100")) as hop:
+        waiting = [hop.ask(request) for request in (modern(id=1), post(call(id=2)), modern(id=3))]
+        waiting[2][1].stream()
+        waiting[2][0].response()
+        hop.program.signal(signal.SIGTERM)
+        assert hop.program.wait() == 0
+        for _, asked in waiting:
+            asked.over = True
+        assert hop.ends() == {"1": ["lost"], "2": ["lost"], "3": ["lost"]}
+        orphans = [line for line in hop.lines() if line.get("type") == "orphan"]
+        assert {line["why"] for line in orphans} == {"exit"}
+
+
+def test_a_second_signal_ends_the_drain_and_not_the_ledger(tmp_path: Path) -> None:
+    """Whoever is in a hurry loses what was open, but not the record of it."""
+    with Upstream() as upstream, running_proxy(tmp_path, upstream, proxy_config(drain_timeout_ms="60000")) as hop:
+        _, asked = hop.ask(post(call(), *session_headers()))
+        hop.program.signal(signal.SIGTERM)
+        until = time.monotonic() + 3
+        while _accepts(hop):
+            assert time.monotonic() < until, "it still takes connections"
+        hop.program.signal(signal.SIGINT)
+        assert hop.program.wait() == 0
+        asked.over = True
+        assert hop.ends() == {"7": ["lost"]}
+        assert hop.lines()[-1]["type"] == "close"
 
 
 @pytest.mark.parametrize("open_", ["stream", "waiting"])

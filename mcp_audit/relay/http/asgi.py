@@ -4,8 +4,9 @@ Promise: the head goes out as soon as the application gives it and each piece of
 but what frames it; a response that the application leaves unfinished never looks finished. It never reads ahead for the
 application, asks a client to go on (100) only when the body is wanted, and tells of a client's leaving at once.
 
-Source: ASGI HTTP specification 2.3, with two keys of our own: `raw_target` in the scope is the request target as it was
-received, and `reason` in `http.response.start` is the reason phrase to send.
+Source: ASGI HTTP specification 2.3, with three keys of our own: `raw_target` in the scope is the request target as it
+was received, `reason` in `http.response.start` is the reason phrase to send, and `ours` in `http.disconnect` says that
+it was not the client who ended it.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class RequestCycle:
         "_chunked",
         "_delivered",
         "_event",
+        "_ours",
         "_remaining",
         "_scope",
         "_without_body",
@@ -91,6 +93,7 @@ class RequestCycle:
         self.body_complete = False
         self._delivered = False  # to its end
         self.disconnected = False
+        self._ours = False  # it was we who ended it
         self.response_started = False
         self.response_complete = False
         self._chunked = False
@@ -120,9 +123,10 @@ class RequestCycle:
         self.body_complete = True
         self._event.set()
 
-    def disconnect(self) -> None:
-        """The client is gone: from now on nothing is sent, and the application is told."""
+    def disconnect(self, ours: bool = False) -> None:
+        """The client is gone, or we let go of it: from now on nothing is sent, and the application is told."""
         self.disconnected = True
+        self._ours = ours
         self._body.clear()
         self._event.set()
 
@@ -152,7 +156,7 @@ class RequestCycle:
         """Return the next piece of the body, or that the client is gone; after the body that is all there is."""
         while True:
             if self.disconnected or self.response_complete:
-                return {"type": "http.disconnect"}
+                return {"type": "http.disconnect"} | ({"ours": True} if self._ours else {})
             if self._body or (self.body_complete and not self._delivered):
                 piece = bytes(self._body)
                 self._body.clear()

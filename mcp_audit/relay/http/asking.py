@@ -20,7 +20,7 @@ from mcp_audit.relay.http.retry import RETRY_STATUSES, may_repeat
 from mcp_audit.relay.http.visit import BrokenOff, Visit
 from mcp_audit.wire.correlator import is_subscription
 from mcp_audit.wire.exchange import Exchange, Outcome
-from mcp_audit.wire.model import Era
+from mcp_audit.wire.model import Direction, Era
 
 __all__ = ["Asking"]
 
@@ -32,6 +32,7 @@ class Asking:
         self._visit = visit
         self._services = visit.services
         self._passed = False  # all of the response is
+        self._response: Response | None = None
 
     async def forward(self, body: bytes, noted: Sequence[Exchange]) -> None:
         """Send the request and pass the response on, until either end is gone.
@@ -39,27 +40,40 @@ class Asking:
         Args:
             noted: one-way messages in the body, which are on record.
         """
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._watch_client, tasks.cancel_scope)
-            if self._services.limits.call_timeout and self._visit.opened:
-                tasks.start_soon(self._keep_deadline, tasks.cancel_scope)
-            with suppress(BrokenOff, BrokenBody):
-                await self._exchange(body, noted)
-            tasks.cancel_scope.cancel()
-        with anyio.CancelScope(shield=True):
-            await self._conclude()
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._watch_client, tasks.cancel_scope)
+                if self._services.limits.call_timeout:
+                    tasks.start_soon(self._keep_deadline, tasks.cancel_scope)
+                with suppress(BrokenOff, BrokenBody):
+                    await self._exchange(body, noted)
+                tasks.cancel_scope.cancel()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._conclude()
 
     async def _watch_client(self, scope: anyio.CancelScope) -> None:
         """Notice that the client is gone; whoever is connected directly would be noticed as well."""
-        while (await self._visit.receive())["type"] != "http.disconnect":
+        visit = self._visit
+        while (event := await visit.receive())["type"] != "http.disconnect":
             pass
-        if not self._passed:
-            self._visit.gone = True
-            scope.cancel()
+        if self._passed:
+            return
+        if event.get("ours"):
+            visit.why = "exit"
+        else:
+            visit.gone = True
+        if self._response is not None:  # at once, though what it said may still be on its way into the ledger
+            self._response.abort()
+        scope.cancel()
 
     async def _keep_deadline(self, scope: anyio.CancelScope) -> None:
         """Give up on what has not been answered in time, and say so where the client waits for it."""
         visit, timeout = self._visit, self._services.limits.call_timeout
+        if not visit.opened:
+            if visit.method == "GET":
+                await self._keep_deadlines_of_posts()
+            return
         await anyio.sleep(timeout)
         late = [exchange for exchange in visit.opened if not is_subscription(exchange)]
         data = {"reason": f"no answer within {timeout:g} s (proxy.call_timeout_ms)"}
@@ -69,14 +83,29 @@ class Asking:
             return
         for exchange in step.finished:
             exchange.status = exchange.status or 504
+        visit.overdue = True  # from now on: what comes while this is written is too late
         with anyio.CancelScope(shield=True):
             await visit.settle(step)
-            if visit.stream is not None:
-                await visit.stream.inject(answer_to(step, kind, ()).body)
+            stream = visit.stream
+            if stream is not None and stream.malleable:
+                await stream.inject(answer_to(step, kind, ()).body)
                 return
             if not visit.started:
                 await visit.answer(answer_to(step, kind, ()))
-        scope.cancel()
+        scope.cancel()  # what has begun to go out, and cannot hold an error of ours, ends where it is
+
+    async def _keep_deadlines_of_posts(self) -> None:
+        """Do the same for messages whose answers come on this stream (HTTP+SSE), while it is open."""
+        visit, timeout = self._visit, self._services.limits.call_timeout
+        while True:
+            await anyio.sleep(min(1.0, timeout / 4))
+            stream = visit.stream
+            if stream is None or visit.conversation.stream is not stream:
+                continue
+            step = visit.session.overdue(time.monotonic(), timeout, Direction.TO_SERVER)
+            await visit.settle(step)
+            for _, error in step.errors:
+                await stream.inject(error)
 
     async def _exchange(self, body: bytes, noted: Sequence[Exchange]) -> None:
         visit, timeout = self._visit, self._header_timeout()
@@ -92,6 +121,7 @@ class Asking:
             data = {"reason": f"no response within {timeout:g} s (proxy.upstream_timeout_ms)"}
             await self._fail("upstream_timeout", Outcome.TIMEOUT, data, noted)
             return
+        self._response = response
         try:
             await passing.pass_on(response)
             self._passed = True
@@ -105,26 +135,30 @@ class Asking:
         messages = [exchange.request for exchange in visit.opened if exchange.request is not None]
         left = retry.max_retries if retry.max_retries and may_repeat(visit.method, visit.headers, messages) else 0
         for attempt in range(left):
+            response = asked = None
             try:
                 response = await pool.request(method, target, headers, body)
             except UpstreamUnavailable as error:
                 if error.sent:
                     raise
-                asked = None
-            else:
+            if response is not None:
                 if response.status not in RETRY_STATUSES:
                     return response
                 asked = value_of(response.headers, b"retry-after")
+            pause = retry.pause(attempt, asked, time.time())
+            if response is not None:
+                if pause is None:  # the client may wait for so long, or not
+                    return response
                 response.abort()
             for exchange in visit.opened:
                 exchange.marks += ("retried",)
-            await anyio.sleep(retry.pause(attempt, asked, time.time()))
+            await anyio.sleep(pause or 0.0)
         return await pool.request(method, target, headers, body)
 
     def _header_timeout(self) -> float | None:
         """Return how long the upstream may take to begin; a stream may have nothing to say for ever."""
         visit = self._visit
-        accept = value_of(visit.headers, b"accept") or b""
+        accept = (value_of(visit.headers, b"accept") or b"").lower()
         if visit.method == "GET" and b"text/event-stream" in accept:
             return None
         if any(map(is_subscription, visit.opened)):
@@ -134,6 +168,8 @@ class Asking:
     async def _fail(self, kind: str, outcome: Outcome, data: Mapping[str, object], noted: Sequence[Exchange]) -> None:
         """Answer for an upstream that did not."""
         visit = self._visit
+        if visit.overdue:  # and told so already
+            return
         status = 504 if kind == "upstream_timeout" else 502
         step = visit.session.give_up(visit.opened, outcome, time.monotonic(), kind, data, visit.batch)
         for exchange in step.finished:

@@ -265,10 +265,10 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._answer(refusal)
 
-    def _tell_gone(self, cycle: RequestCycle) -> None:
+    def _tell_gone(self, cycle: RequestCycle, ours: bool = False) -> None:
         """Tell the application that nobody listens any more, and let go of it if it waits for the client."""
         self._active = None
-        cycle.disconnect()
+        cycle.disconnect(ours)
         if self._writable is not None:
             self._writable.set()
 
@@ -307,10 +307,8 @@ class ClientConnection(asyncio.Protocol):
 
     def write(self, *parts: bytes) -> None:
         """Send now."""
-        if len(parts) == 1:
-            self._transport.write(parts[0])
-        elif parts:
-            self._transport.writelines(parts)
+        if parts:  # `writelines` of some Python releases forgets to say that the client is behind
+            self._transport.write(b"".join(parts))
 
     def want_body(self) -> None:
         """The application waits for more of the body, so reading goes on and its time runs."""
@@ -396,7 +394,7 @@ class ClientConnection(asyncio.Protocol):
         if active is None:
             self._transport.abort()
         else:
-            self._tell_gone(active)
+            self._tell_gone(active, ours=True)
             self.break_off(active)
 
     def abort(self) -> None:

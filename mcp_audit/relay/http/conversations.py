@@ -23,8 +23,8 @@ _Key = tuple[str, str, bytes]
 class Injector(Protocol):
     """A stream towards the client that takes messages of ours between those of the server."""
 
-    async def inject(self, message: bytes) -> None:
-        """Send a message as soon as the stream is between two events."""
+    async def inject(self, message: bytes) -> bool:
+        """Send a message as soon as the stream is between two events; False if it cannot be sent any more."""
         ...
 
 
@@ -118,7 +118,9 @@ class Conversations:
     def forget(self, conversation: Conversation) -> None:
         """Drop a conversation that ended: the session was deleted, or is not known any more."""
         for key in conversation.keys:
-            self._known.pop(key, None)
+            if self._known.get(key) is not conversation:  # the server gave the name to another one since
+                continue
+            del self._known[key]
             if key[0] == _ADDRESS:
                 self._left[key] = None
         while len(self._left) > _KEPT_IDLE:
@@ -136,11 +138,13 @@ class Conversations:
         conversation.session.pseudonym = self._pseudonym(key[2])
         self._known[key] = conversation
         if len(self._known) > _KEPT_IDLE:
-            self._forget_idle()
+            self._forget_idle(conversation)
 
-    def _forget_idle(self) -> None:
+    def _forget_idle(self, newest: Conversation) -> None:
+        """Forget the one that has been idle for longest; `newest` only seems idle, for its user has yet to enter."""
         for key, conversation in self._known.items():
-            if not conversation.users and not conversation.session.open_requests:
-                del self._known[key]
-                self._live.discard(conversation)
-                return
+            if conversation is newest or conversation.users or conversation.session.open_requests:
+                continue
+            del self._known[key]
+            self._live.discard(conversation)
+            return

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import anyio
+
 from mcp_audit.errors import BrokenBody, UpstreamUnavailable
 from mcp_audit.relay.http.answers import Answer, plain_answer
 from mcp_audit.relay.http.asgi import Receive, Scope, Send
 from mcp_audit.relay.http.handler import HttpRelay
-from mcp_audit.relay.http.headers import HeaderRules, to_client
+from mcp_audit.relay.http.headers import HeaderRules, Headers, to_client
 from mcp_audit.relay.http.pool import Pool
 from mcp_audit.relay.http.target import BadTarget, Target, absolute
 
 __all__ = ["ForwardProxy"]
 
+_KEPT = 64  # origins whose connections are remembered; a host without a port stands for 65535 of them
 _MAX_BODY = 1 << 20  # of a request that nobody examines: forms and registrations
 
 
@@ -69,30 +72,46 @@ class ForwardProxy:
             if len(body) > _MAX_BODY:
                 await _answer(plain_answer(413, f"a body for {origin.host} may have {_MAX_BODY} bytes"), send)
                 return
+        if origin not in self._pools and len(self._pools) >= _KEPT:
+            self._pools = {known: pool for known, pool in self._pools.items() if not pool.is_unused}
         pool = self._pools.setdefault(origin, Pool(origin))
         rules = HeaderRules(authority, ("Authorization",))
         headers = rules.to_upstream(scope["headers"], scope["client"], len(body))
-        try:
-            response = await pool.request(scope["method"].encode("ascii"), target, headers, body)
-        except UpstreamUnavailable as error:
-            await _answer(plain_answer(502, str(error)), send)
-            return
-        try:
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": response.status,
-                    "reason": response.reason,
-                    "headers": to_client(response.headers),
-                }
-            )
-            while piece := await response.read():
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
-        except BrokenBody:
-            return  # and so is ours
-        finally:
-            response.abort()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_leave_with, receive, tasks.cancel_scope)
+            await _exchange(pool, scope["method"].encode("ascii"), target, headers, body, send)
+            tasks.cancel_scope.cancel()
+
+
+async def _leave_with(receive: Receive, scope: anyio.CancelScope) -> None:
+    """Give up what is done for a client once that is gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
+
+
+async def _exchange(pool: Pool, method: bytes, target: bytes, headers: Headers, body: bytes, send: Send) -> None:
+    try:
+        response = await pool.request(method, target, headers, body)
+    except UpstreamUnavailable as error:
+        await _answer(plain_answer(502, str(error)), send)
+        return
+    try:
+        await send(
+            {
+                "type": "http.response.start",
+                "status": response.status,
+                "reason": response.reason,
+                "headers": to_client(response.headers),
+            }
+        )
+        while piece := await response.read():
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    except BrokenBody:
+        return  # and so is ours
+    finally:
+        response.abort()
 
 
 async def _answer(answer: Answer, send: Send) -> None:

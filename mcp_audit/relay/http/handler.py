@@ -20,8 +20,9 @@ from mcp_audit.relay.http.target import BadTarget
 from mcp_audit.relay.http.visit import Scope, Send, Services, Visit
 from mcp_audit.session import Step
 from mcp_audit.wire.exchange import Exchange, Verdict
-from mcp_audit.wire.framing import Line
-from mcp_audit.wire.message import Direction, Kind, Message
+from mcp_audit.wire.framing import Line, Oversized
+from mcp_audit.wire.message import Direction, Kind, Message, Payload
+from mcp_audit.wire.peers import is_modern_request
 
 __all__ = ["HttpRelay"]
 
@@ -67,17 +68,25 @@ class _Entrance:
             body = await read_body(visit.receive, services.limits.max_message_bytes, services.witness.new_hash)
         except ClientGone:
             return
+        message = self._understand(body)
+        visit.modern = isinstance(message, Payload) and _stands_alone(message)
         visit.conversation = announced or self._find()
         services.conversations.enter(visit.conversation)
         try:
-            await self._serve(body)
+            await self._serve(message)
         finally:
             with anyio.CancelScope(shield=True):
                 await self._leave()
 
+    def _understand(self, body: Line) -> Payload | Oversized:
+        if isinstance(body, Oversized):
+            return body
+        return understand(body, self._visit.headers, self._services.limits.max_message_bytes)
+
     def _find(self) -> Conversation:
         visit, conversations = self._visit, self._services.conversations
-        session_id = value_of(visit.headers, b"mcp-session-id")
+        # A request that stands alone shares no ids with others, whatever session it is sent along with.
+        session_id = None if visit.modern else value_of(visit.headers, b"mcp-session-id")
         return conversations.of_session(visit.client, session_id) if session_id else conversations.begin(visit.client)
 
     async def _leave(self) -> None:
@@ -86,9 +95,9 @@ class _Entrance:
             why = "client_gone" if visit.gone else visit.why
             await visit.settle(visit.session.close(time.monotonic(), why))
 
-    async def _serve(self, body: Line) -> None:
+    async def _serve(self, message: Payload | Oversized) -> None:
         visit = self._visit
-        step = self._decide(body)
+        step = self._decide(message)
         kind = _denial(step)
         if kind:
             for exchange in step.finished:
@@ -103,12 +112,12 @@ class _Entrance:
             visit.opened, visit.batch = step.opened, step.batch
             await Asking(visit).forward(step.forward, step.finished)
 
-    def _decide(self, body: Line) -> Step:
-        visit, services, now = self._visit, self._services, time.monotonic()
-        if isinstance(body, bytes):
-            return visit.session.receive(understand(body, visit.headers, services.limits.max_message_bytes), now)
-        id_, commitment = services.witness.commit(body)
-        return visit.session.oversized(body, Direction.TO_SERVER, id_, commitment, now)
+    def _decide(self, message: Payload | Oversized) -> Step:
+        visit, now = self._visit, time.monotonic()
+        if isinstance(message, Payload):
+            return visit.session.receive(message, now)
+        id_, commitment = self._services.witness.commit(message)
+        return visit.session.oversized(message, Direction.TO_SERVER, id_, commitment, now)
 
     def _status_of(self, step: Step, kind: str) -> int:
         """Return the status of a refusal; with HTTP+SSE answers come on a stream, if there still is one."""
@@ -124,8 +133,10 @@ class _Entrance:
         status = self._status_of(step, kind)
         stream = self._visit.conversation.stream
         if status == 202 and stream is not None:
-            await stream.inject(answer.body)
-            answer = ACCEPTED
+            if await stream.inject(answer.body):
+                answer = ACCEPTED
+            else:  # it ended while we waited for our turn
+                status = 403
         await self._visit.answer(answer._replace(status=status))
 
     async def _turn_away(
@@ -144,6 +155,10 @@ class _Entrance:
             await visit.answer(answer_to(Step(), kind, step.finished))
         else:
             await visit.answer(plain_answer(status, reason, headers))
+
+
+def _stands_alone(payload: Payload) -> bool:
+    return bool(payload.messages) and all(map(is_modern_request, payload.messages))
 
 
 def _denial(step: Step) -> str:

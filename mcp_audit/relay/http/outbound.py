@@ -20,14 +20,21 @@ from mcp_audit.wire.sse import SseDecoder, SseEvent
 __all__ = ["EventAudit", "EventStream", "Heard", "WholeAudit", "kind_of"]
 
 _SPACE = b" \t\r\n"
+_WAITING = 256  # events of ours that wait for the end of one of the upstream's, which may never come
+_UNPACKED = 1 << 27  # bytes that one piece may decode to; a piece of text has a hundredth of that
 
 
 def kind_of(headers: Headers) -> str:
-    """Return `events`, `json`, or nothing for a body that holds no messages."""
-    content_type = (value_of(headers, b"content-type") or b"").partition(b";")[0].strip(_SPACE).lower()
-    if content_type == b"text/event-stream":
+    """Return `events`, `json`, or nothing for a body that is not said to hold messages.
+
+    Clients look for these words anywhere in the value, or only at its beginning, so whatever has one of them counts.
+    """
+    content_type = (value_of(headers, b"content-type") or b"").strip(_SPACE).lower()
+    if content_type.startswith(b"application/json"):
+        return "json"
+    if b"text/event-stream" in content_type:
         return "events"
-    return "json" if content_type == b"application/json" or content_type.endswith(b"+json") else ""
+    return "json" if b"json" in content_type else ""
 
 
 class Heard(NamedTuple):
@@ -49,19 +56,36 @@ class WholeAudit:
     """
 
     def __init__(self, headers: Headers, max_bytes: int, new_hash: Callable[[], Hasher]) -> None:
-        self._copy = _Copy(headers)
+        self._copy = _Copy(headers, max_bytes)
         self._body = Bounded(max_bytes, new_hash)
+        self._last = b""  # byte of the text that is no space
 
-    def feed(self, piece: bytes) -> bool:
-        """Take the next bytes of the body as they came; return whether they may complete its message."""
+    def feed(self, piece: bytes) -> Iterator[None]:
+        """Take the next bytes of the body as they came; where it yields, others may have their turn."""
         for text in self._copy.decoded(piece):
             self._body.add(text)
-        return not self._copy.plain or piece.rstrip(_SPACE)[-1:] in (b"", b"}", b"]")
+            self._last = (text[-16:].rstrip(_SPACE) or text.rstrip(_SPACE))[-1:] or self._last
+            if not self._copy.plain:
+                yield
 
-    def finish(self) -> Line | Payload | None:
-        """Return what the body says, None if it is blank."""
+    @property
+    def unreadable(self) -> bool:
+        """Whether it will never be known what the body says."""
+        return self._copy.unreadable
+
+    @property
+    def may_be_whole(self) -> bool:
+        """Whether what was fed may hold all of a message, as far as whoever reads along can tell."""
+        return self._last in (b"", b"}", b"]")
+
+    def finish(self, cut: bool = False) -> Line | Payload | None:
+        """Return what the body says, None if it is blank.
+
+        Args:
+            cut: it broke off, so what counts is its text as far as it came.
+        """
         body = self._body.end()
-        if not self._copy.whole:
+        if not (cut or self._copy.whole):
             return self._copy.opaque()
         if not isinstance(body, bytes):
             return body
@@ -76,7 +100,7 @@ class EventAudit:
     """
 
     def __init__(self, headers: Headers, max_bytes: int, new_hash: Callable[[], Hasher]) -> None:
-        self._copy = _Copy(headers)
+        self._copy = _Copy(headers, max_bytes)
         self._events = SseDecoder(max_bytes, new_hash)
         self._told = False
 
@@ -91,10 +115,14 @@ class EventAudit:
         return self._copy.plain
 
     def feed(self, piece: bytes) -> Iterator[list[Heard]]:
-        """Yield what the events say that `piece` completes; a little of it may decode to much, so it comes in parts."""
+        """Yield what the events say that `piece` completes, in parts, for a little of it may decode to much.
+
+        A part may be empty. Between two of them others may have their turn.
+        """
         start = self._events.position
         for text in self._copy.decoded(piece):
-            if found := [_heard(event, start) for event in self._events.feed(text) if event.type != b"endpoint"]:
+            found = [_heard(event, start) for event in self._events.feed(text) if not _is_address(event)]
+            if found or not self._copy.plain:
                 yield found
         if self._copy.unreadable and not self._told:
             self._told = True
@@ -102,9 +130,14 @@ class EventAudit:
 
 
 class _Copy:
-    """A body's bytes as they are without their Content-Encoding."""
+    """A body's bytes as they are without their Content-Encoding.
 
-    def __init__(self, headers: Headers) -> None:
+    Args:
+        max_bytes: of a message; a piece that decodes to more, and to more than any text would, is not read to its end.
+    """
+
+    def __init__(self, headers: Headers, max_bytes: int) -> None:
+        self._bound = max(max_bytes, _UNPACKED)
         encoding = value_of(headers, b"content-encoding") or b""
         self.plain = encoding.strip(_SPACE).lower() in (b"", b"identity")
         self._decoder: Decoder | None = None if self.plain else decoder_for(encoding)
@@ -114,8 +147,14 @@ class _Copy:
         if self.plain:
             yield piece
         elif self._decoder is not None and not self.unreadable:
+            size = 0
             try:
-                yield from self._decoder.feed(piece)
+                for text in self._decoder.feed(piece):
+                    size += len(text)
+                    if size > self._bound:
+                        self.unreadable = True
+                        return
+                    yield text
             except BadEncoding:
                 self.unreadable = True
 
@@ -130,10 +169,17 @@ class _Copy:
 
 
 class EventStream:
-    """A stream towards the client into which our own errors can be put, between two events."""
+    """A stream towards the client into which our own errors can be put, between two events.
 
-    def __init__(self, write: Callable[[bytes], Awaitable[None]]) -> None:
+    Args:
+        write: sends a piece, and says whether there is more.
+        malleable: events can be put in and left out, for it is neither compressed nor of a length that was announced.
+    """
+
+    def __init__(self, write: Callable[[bytes, bool], Awaitable[None]], malleable: bool = True) -> None:
+        self.malleable = malleable
         self._write = write
+        self._over = False
         self._turn = anyio.Lock()
         self._between = True
         self._waiting: list[bytes] = []
@@ -141,20 +187,36 @@ class EventStream:
     async def write(self, piece: bytes, between: bool) -> None:
         """Pass bytes of the upstream on; `between` says whether an event ends with them."""
         async with self._turn:
-            await self._write(piece)
+            await self._write(piece, True)
             self._between = between
             if between and self._waiting:
                 waiting, self._waiting = self._waiting, []
-                await self._write(b"".join(waiting))
+                await self._write(b"".join(waiting), True)
 
-    async def inject(self, message: bytes) -> None:
-        """Send a message as an event as soon as none of the upstream's is under way."""
+    async def end(self) -> None:
+        """End the stream, behind those who are putting something in."""
+        async with self._turn:
+            self._over = True
+            await self._write(b"", False)
+
+    async def inject(self, message: bytes) -> bool:
+        """Send a message as an event as soon as none of the upstream's is under way; False if it cannot be sent."""
         event = b"event: message\ndata: %b\n\n" % message
         async with self._turn:
+            if self._over or not self.malleable:
+                return False
             if self._between:
-                await self._write(event)
-            else:
-                self._waiting.append(event)
+                await self._write(event, True)
+                return True
+            if len(self._waiting) == _WAITING:
+                return False
+            self._waiting.append(event)
+            return True
+
+
+def _is_address(event: SseEvent) -> bool:
+    """Say whether an event tells where to POST; clients that know no such event take a message in it for a message."""
+    return event.type == b"endpoint" and isinstance(event.data, bytes) and event.data.lstrip()[:1] not in (b"{", b"[")
 
 
 def _heard(event: SseEvent, start: int) -> Heard:

@@ -76,6 +76,11 @@ class Pool:
         await response.arrived()
         return response
 
+    @property
+    def is_unused(self) -> bool:
+        """Whether there is no connection."""
+        return not self._connections
+
     async def close(self) -> None:
         """Close every connection, those in use at once, and return when none is left."""
         self._closed = True

@@ -9,6 +9,7 @@ pause.
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Protocol
 
 import httptools
@@ -20,6 +21,7 @@ __all__ = ["Link", "Response"]
 
 _MAX_HEAD_BYTES = 64 * 1024  # also of what may stand between two pieces of a body: chunk extensions, trailers
 _MAX_HEADERS = 256
+_UNSENDABLE = re.compile(rb"[\x00\r\n]")
 _ENOUGH_WAITING = 256 * 1024  # bytes nobody has read yet, at which we stop reading the socket
 
 
@@ -165,7 +167,7 @@ class Response:
             if self.ended:
                 self.reusable = False  # more came than was asked for
             else:
-                self.fail(self._refusal or f"its answer is malformed ({_words(error)})")
+                self.fail(self._refusal or f"its answer is malformed ({str(error) or type(error).__name__})")
         if self._silence > _MAX_HEAD_BYTES and not self.ended:
             what = "the framing of its body" if self.status else "the head of its answer"
             self.fail(f"{what} is larger than {_MAX_HEAD_BYTES // 1024} KiB")
@@ -273,6 +275,8 @@ class Response:
             self._refuse(f"it answers in HTTP/{version}")
         if len(self.headers) > _MAX_HEADERS:
             self._refuse(f"its answer has more than {_MAX_HEADERS} headers")
+        if _UNSENDABLE.search(self.reason):
+            self._refuse("its answer has a reason phrase that is not text")
         # The sum is for reads that are larger than a head may be.
         if self._silence > _MAX_HEAD_BYTES and sum(len(n) + len(v) + 4 for n, v in self.headers) > _MAX_HEAD_BYTES:
             self._refuse(f"the head of its answer is larger than {_MAX_HEAD_BYTES // 1024} KiB")
@@ -293,7 +297,3 @@ class Response:
     def _refuse(self, cause: str) -> None:
         self._refusal = cause
         raise _Stop
-
-
-def _words(error: Exception) -> str:
-    return str(error) or type(error).__name__

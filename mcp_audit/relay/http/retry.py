@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
 from mcp_audit.relay.http.headers import Headers, value_of
+from mcp_audit.wire.members import last_values
 from mcp_audit.wire.model import Message
 
 __all__ = ["RETRY_STATUSES", "RetryPolicy", "may_repeat"]
@@ -41,14 +42,17 @@ def may_repeat(method: str, headers: Headers, messages: Sequence[Message]) -> bo
     if method == "POST":
         return bool(messages) and all(map(_is_safe, messages))
     if method == "GET":
-        return b"text/event-stream" not in (value_of(headers, b"accept") or b"")
+        return b"text/event-stream" not in (value_of(headers, b"accept") or b"").lower()
     return method in ("HEAD", "OPTIONS")
 
 
 def _is_safe(message: Message) -> bool:
     if message.method not in _SAFE_METHODS or message.id is None:
         return False
-    return not any(name in message.params for name in _CONTINUATIONS)
+    params = bytes(message.params)
+    if b"\\u" in params:  # a name may be spelled so that its letters are not there
+        params = b" ".join(name.encode(errors="replace") for name in last_values(params))
+    return not any(name in params for name in _CONTINUATIONS)
 
 
 class RetryPolicy(NamedTuple):
@@ -58,15 +62,20 @@ class RetryPolicy(NamedTuple):
     initial: float = 0.2
     longest: float = 2.0
 
-    def pause(self, attempt: int, retry_after: bytes | None, now: float) -> float:
+    def pause(self, attempt: int, retry_after: bytes | None, now: float) -> float | None:
         """Return how long to wait after attempt number `attempt`, from 0: as asked, else doubled each time.
 
         Args:
             retry_after: the header of the response that asks to come again; None: there is none.
             now: seconds since the epoch, for a date in it.
+
+        Returns:
+            None if we are asked to wait longer than we may: to come earlier would be to come uninvited.
         """
         asked = _seconds(retry_after, now) if retry_after is not None else None
-        return min(self.longest, self.initial * 2**attempt if asked is None else asked)
+        if asked is not None:
+            return asked if asked <= self.longest else None
+        return min(self.longest, self.initial * 2.0**attempt)
 
 
 def _seconds(retry_after: bytes, now: float) -> float | None:

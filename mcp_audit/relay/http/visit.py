@@ -7,9 +7,11 @@ request has been served is broken off by the listener.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+import anyio
 
 from mcp_audit.recorder import Recorder
 from mcp_audit.relay.http.access import Access
@@ -86,8 +88,10 @@ class Visit:
         started: a head is out; `answered`: it was ours.
         status: of the upstream's response, 0 before.
         stream: the response as a stream of events, if it is one.
+        modern: the body is requests that stand alone, whatever session the headers name.
         why: what kept answers from coming, for the record.
         gone: the client left before the response was complete.
+        overdue: the client is being told that its time is over, so nothing else may be the response.
     """
 
     def __init__(self, services: Services, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,7 +106,7 @@ class Visit:
         self.conversation: Conversation
         self.opened: tuple[Exchange, ...] = ()
         self.batch = False
-        self.started = self.answered = self.gone = False
+        self.started = self.answered = self.gone = self.overdue = self.modern = False
         self.status = 0
         self.stream: EventStream | None = None
         self.why = "no_answer"
@@ -115,8 +119,18 @@ class Visit:
 
     async def settle(self, step: Step) -> None:
         """Write the lines of what has happened; nothing waits for them."""
-        if step.finished and not await self.services.recorder.record([step]):
+        if step.finished and not await self.record([step]):
             self.owe(step)
+
+    async def record(self, steps: Sequence[Step]) -> int:
+        """Write the lines of steps and return how many of these may take effect, also if the client leaves meanwhile.
+
+        What has happened is on record then, and not only at the end of the run.
+        """
+        recorded = 0
+        with anyio.CancelScope(shield=True):
+            recorded += await self.services.recorder.record(steps)
+        return recorded
 
     def owe(self, step: Step) -> Step:
         """Note that the ledger could not take a step, and return what is said and recorded instead."""

@@ -73,6 +73,9 @@ async def _accept_and_close(peer: Peer) -> None:
         ),
         pytest.param(closing_after(b"\x15\x03\x01\x00\x02\x02\x46"), "its answer is malformed (", id="tls-alert"),
         pytest.param(closing_after(b"HTTP/1.1 099 X\r\n\r\n"), "its answer has the status 099", id="status-099"),
+        pytest.param(
+            closing_after(b"HTTP/1.1 200 O\0K\r\n\r\n"), "its answer has a reason phrase that", id="nul-reason"
+        ),
         pytest.param(closing_after(b"HTTP/2.0 200 OK\r\n\r\n"), "it answers in HTTP/2.0", id="http-2"),
         pytest.param(
             closing_after(b"HTTP/1.1 101 S\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nxyz"),
