@@ -156,6 +156,9 @@ def _listener(proxy: Proxy) -> Iterator[Contradiction]:
     if proxy.oauth.rewrite_metadata and proxy.http_mode == "forward":
         keys = ("proxy.oauth.rewrite_metadata", "proxy.http_mode")
         yield Contradiction(keys, "is for the reverse proxy; in forward mode clients keep the real URL, drop it")
+    if proxy.auth.tokens and proxy.http_mode == "forward":
+        keys = ("proxy.auth.tokens", "proxy.http_mode")
+        yield Contradiction(keys, "is for the reverse proxy; in forward mode Authorization is for servers, drop it")
     names = [token.name for token in proxy.auth.tokens]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield Contradiction(("proxy.auth.tokens",), f"has two tokens named {name!r}; each name is one client")

@@ -56,6 +56,7 @@ HTTP = "proxy: {transport: http, upstream: 'http://localhost:1'}\n"
         pytest.param("proxy: {allowed_hosts: ['http://example.com']}", "c.yaml:1: proxy.allowed_hosts: 'http://example.com' is not a host name such as mcp.example.com", id="host"),
         pytest.param("proxy: {oauth: {rewrite_metadata: true}}", "c.yaml:1: proxy.oauth.rewrite_metadata: needs proxy.public_url, which the metadata is to name", id="oauth"),
         pytest.param("proxy: {http_mode: forward, public_url: 'https://h', oauth: {rewrite_metadata: true}}", "c.yaml:1: proxy.oauth.rewrite_metadata: is for the reverse proxy; in forward mode clients keep the real URL, drop it", id="oauth-forward"),
+        pytest.param("proxy: {http_mode: forward, auth: {tokens: [{name: a, sha256: " + "0" * 64 + "}]}}", "c.yaml:1: proxy.auth.tokens: is for the reverse proxy; in forward mode Authorization is for servers, drop it", id="tokens-forward"),
         pytest.param("proxy: {client_id: ' '}", "c.yaml:1: proxy.client_id: must be a name, or auto", id="blank-name"),
         pytest.param("policy:\n  rules:\n    - {action: deny}\n    - {action: deny, prompt: a, resource: b}", "c.yaml:4: policy.rules[1]: names a prompt and a resource; no message is about both, make two rules", id="prompt-and-resource"),
         pytest.param("policy: {rules: [{action: deny, tool_name: a, resource: b}]}", "c.yaml:1: policy.rules[0]: names a tool and a prompt or resource; no message is about both, make two rules", id="tool-and-resource"),
