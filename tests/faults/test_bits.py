@@ -14,7 +14,7 @@ from mcp_audit.ledger import check_proof, prove, standalone_verify
 
 STRIDES = [
     pytest.param(SECRET, 7, id="mac-every-seventh", marks=pytest.mark.slow),
-    pytest.param(None, 11, id="no-mac-every-eleventh"),
+    pytest.param(None, 11, id="no-mac-every-eleventh", marks=pytest.mark.slow),
     pytest.param(SECRET, 1, id="mac", marks=[pytest.mark.long, pytest.mark.timeout(600)]),
     pytest.param(None, 1, id="no-mac", marks=[pytest.mark.long, pytest.mark.timeout(600)]),
 ]

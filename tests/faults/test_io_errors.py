@@ -19,6 +19,8 @@ from rows import Seen, lines_of, recorded, row
 
 from mcp_audit.errors import LedgerRefused, LedgerUnavailable
 
+pytestmark = pytest.mark.slow
+
 QUICK = "audit: {block_timeout_ms: 200, checkpoint_interval_ms: 10}\n"
 
 

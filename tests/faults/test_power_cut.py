@@ -117,6 +117,7 @@ WORST: list[tuple[Tail, Names]] = [("lost", "synced"), ("half", "all"), ("zeros"
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("durability", ["write", "fsync"])
 @pytest.mark.parametrize("each", [1, pytest.param(4, marks=pytest.mark.long)], ids=["one-aftermath", "all-aftermaths"])
+@pytest.mark.slow
 def test_the_power_may_go_at_any_instant(tmp_path: Path, seen: Seen, durability: str, each: int) -> None:
     """No instant leaves a ledger that is refused, or one that lost what was promised."""
     number = 0

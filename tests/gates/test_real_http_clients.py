@@ -159,6 +159,7 @@ def typescript_direct(server: str, transport: str, line: str) -> Ran:
 
 
 @pytest.mark.parametrize(("server", "transport", "line", "profile"), covering(LINES, PROFILES))
+@pytest.mark.slow
 def test_the_typescript_sdk(server: str, transport: str, line: str, profile: str) -> None:
     """What the application saw, step by step, in both of its major versions."""
     without = typescript_direct(server, transport, line)
@@ -180,6 +181,7 @@ def url_of() -> Iterator[Callable[[str, str], str]]:
 @pytest.mark.parametrize(
     ("server", "transport", "what", "profile"), covering(SERVERS, TRANSPORTS, INSPECTIONS, PROFILES)
 )
+@pytest.mark.slow
 def test_the_inspector(url_of: Callable[[str, str], str], server: str, transport: str, what: str, profile: str) -> None:
     """Stdout and exit code, for what every user tries first."""
     url = url_of(server, transport)

@@ -309,8 +309,8 @@ def nested_bomb(size: int) -> bytes:
 
 BOMBS = [
     pytest.param(b"gzip", gzip_bomb, id="gzip"),
-    pytest.param(b"br", brotli_bomb, id="brotli"),
-    pytest.param(b"gzip, gzip", nested_bomb, id="gzip-in-gzip"),
+    pytest.param(b"br", brotli_bomb, id="brotli", marks=pytest.mark.slow),
+    pytest.param(b"gzip, gzip", nested_bomb, id="gzip-in-gzip", marks=pytest.mark.slow),
 ]
 
 

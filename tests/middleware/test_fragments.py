@@ -63,6 +63,7 @@ def test_values_under_sensitive_names_are_hidden(text: str, expected: str) -> No
      '"token" ', '"token":  ', '\\"token\\":\\"', '":', '":\\n', '"token":"a",'],
 )  # fmt: skip
 @pytest.mark.parametrize("prefix", ["", '"token":"', '"token":['])
+@pytest.mark.slow
 def test_a_megabyte_made_to_be_slow_is_not(unit: str, prefix: str) -> None:
     """The search is linear; a quadratic one would need hours for this."""
     text = (prefix + unit * (1_000_000 // len(unit))).encode()

@@ -11,6 +11,8 @@ from ledgers import Sink, crash, exchange, lines, request, start, types, verdict
 from mcp_audit.errors import LedgerRefused, LedgerUnavailable
 from mcp_audit.ledger.entry import Unsealed
 
+pytestmark = pytest.mark.slow
+
 STORAGES = [pytest.param("jsonl", id="jsonl"), pytest.param("sqlite", id="sqlite")]
 
 

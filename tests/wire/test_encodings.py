@@ -178,6 +178,7 @@ BOMB = 50 << 20
 
 
 @pytest.mark.parametrize("encoding", [b"gzip", b"deflate", b"br", b"gzip, gzip", b"br, br", b"gzip, br"])
+@pytest.mark.slow
 def test_a_bomb_takes_no_memory(encoding: bytes) -> None:
     """Fifty megabytes out of a few bytes come in pieces, and whoever stops asking pays for no more."""
     body = b"\0" * BOMB
