@@ -8,16 +8,22 @@ from __future__ import annotations
 import logging
 import time
 
-import anyio
-
 from mcp_audit.config import Config
 from mcp_audit.relay.bridge.relay import BridgeRelay
 from mcp_audit.relay.bridge.upstream import HttpUpstream
-from mcp_audit.relay.stdio import Ending, Limits
+from mcp_audit.relay.stdio import Ending
 from mcp_audit.session import Session
 from mcp_audit.sinks import LedgerSink
 from mcp_audit.sinks.stamp import Stamp
-from mcp_audit.wiring import LedgerWitness, allow_many_connections, caller_of, gates_of, recorder_of
+from mcp_audit.wiring import (
+    LedgerWitness,
+    allow_many_connections,
+    caller_of,
+    gates_of,
+    keeping_up,
+    limits_of,
+    recorder_of,
+)
 
 __all__ = ["bridge_session", "prepare"]
 
@@ -45,7 +51,6 @@ async def bridge_session(
     parent: int = 0,
 ) -> Ending:
     """Bridge the client on stdin and stdout to the upstream; whatever happens, close the ledger last."""
-    proxy = config.proxy
     # Said where every client shows it, for who asks for transparency must not take this for it.
     _log.warning(
         "bridging stdio to %s, which is not transparent: transports differ, and so may what both sides see",
@@ -57,7 +62,7 @@ async def bridge_session(
         session,
         recorder,
         upstream,
-        Limits(proxy.max_message_bytes, proxy.call_timeout_ms / 1000, proxy.shutdown_grace_ms / 1000),
+        limits_of(config),
         witness=LedgerWitness(ledger, stamp),
         stdin=stdin,
         stdout=stdout,
@@ -65,11 +70,8 @@ async def bridge_session(
     )
     ending = Ending(1, "shutdown", "exit")
     try:
-        async with anyio.create_task_group() as background:
-            background.start_soon(recorder.keep_checkpoints, config.audit.checkpoint_interval_ms / 1000)
-            background.start_soon(recorder.keep_trying)
+        async with keeping_up(recorder, config):
             ending = await relay.run()
-            background.cancel_scope.cancel()
     finally:
         recorder.finish(session.close(time.monotonic()), ending.why, ending.reason)
     return ending

@@ -9,15 +9,13 @@ import os
 import time
 from collections.abc import Sequence
 
-import anyio
-
 from mcp_audit.config import Config
 from mcp_audit.relay.process import Upstream
-from mcp_audit.relay.stdio import Ending, Limits, StdioRelay
+from mcp_audit.relay.stdio import Ending, StdioRelay
 from mcp_audit.session import Session
 from mcp_audit.sinks import LedgerSink
 from mcp_audit.sinks.stamp import Stamp
-from mcp_audit.wiring import LedgerWitness, caller_of, gates_of, recorder_of
+from mcp_audit.wiring import LedgerWitness, caller_of, gates_of, keeping_up, limits_of, recorder_of
 
 __all__ = ["relay_session"]
 
@@ -39,11 +37,7 @@ async def relay_session(
         session,
         recorder,
         upstream,
-        Limits(
-            config.proxy.max_message_bytes,
-            config.proxy.call_timeout_ms / 1000,
-            config.proxy.shutdown_grace_ms / 1000,
-        ),
+        limits_of(config),
         witness=LedgerWitness(ledger, stamp),
         stdin=stdin,
         stdout=stdout,
@@ -51,11 +45,8 @@ async def relay_session(
     )
     ending = Ending(1, "shutdown", "exit")
     try:
-        async with anyio.create_task_group() as background:
-            background.start_soon(recorder.keep_checkpoints, config.audit.checkpoint_interval_ms / 1000)
-            background.start_soon(recorder.keep_trying)
+        async with keeping_up(recorder, config):
             ending = await relay.run()
-            background.cancel_scope.cancel()
     finally:
         recorder.finish(session.close(time.monotonic()), ending.why, ending.reason)
     return ending

@@ -45,7 +45,15 @@ from mcp_audit.sinks import LedgerSink
 from mcp_audit.sinks.stamp import Stamp
 from mcp_audit.wire.rewrite import Public
 from mcp_audit.wire.rounds import Rounds
-from mcp_audit.wiring import LedgerWitness, allow_many_connections, caller_of, gates_of, recorder_of, with_policy_of
+from mcp_audit.wiring import (
+    LedgerWitness,
+    allow_many_connections,
+    caller_of,
+    gates_of,
+    keeping_up,
+    recorder_of,
+    with_policy_of,
+)
 
 __all__ = ["Front", "prepare", "serve"]
 
@@ -108,13 +116,10 @@ async def serve(
     reason = "shutdown"
     with _signals("SIGTERM", "SIGINT") as ends, _signals("SIGHUP") as hangups:
         try:
-            async with anyio.create_task_group() as background:
-                background.start_soon(recorder.keep_checkpoints, config.audit.checkpoint_interval_ms / 1000)
-                background.start_soon(recorder.keep_trying)
+            async with keeping_up(recorder, config) as background:
                 if reload is not None:
                     background.start_soon(_keep_policy, gates, reload, hangups)
                 reason = await _listen(config, front, forward or relay, recorder, ledger, ends)
-                background.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
                 await pool.close()

@@ -9,7 +9,10 @@ import contextlib
 import hashlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+
+import anyio
+from anyio.abc import TaskGroup
 
 from mcp_audit.config import Config
 from mcp_audit.middleware import Gate, Processor
@@ -19,12 +22,22 @@ from mcp_audit.middleware.rate_limit import Limit, RateLimit
 from mcp_audit.middleware.redact import Redactor
 from mcp_audit.middleware.sign import Sign
 from mcp_audit.recorder import Recorder
+from mcp_audit.relay.stdio import Limits
 from mcp_audit.sinks import LedgerSink
 from mcp_audit.sinks.stamp import Stamp
 from mcp_audit.wire.framing import Hasher, Oversized
 from mcp_audit.wire.peers import Caller
 
-__all__ = ["LedgerWitness", "allow_many_connections", "caller_of", "gates_of", "recorder_of", "with_policy_of"]
+__all__ = [
+    "LedgerWitness",
+    "allow_many_connections",
+    "caller_of",
+    "gates_of",
+    "keeping_up",
+    "limits_of",
+    "recorder_of",
+    "with_policy_of",
+]
 
 _log = logging.getLogger("mcp_audit")
 
@@ -55,6 +68,22 @@ def recorder_of(config: Config, ledger: LedgerSink, stamp: Stamp, transport: str
         batch_size=config.audit.async_.batch_size,
         report=_log.warning,
     )
+
+
+@contextlib.asynccontextmanager
+async def keeping_up(recorder: Recorder, config: Config) -> AsyncIterator[TaskGroup]:
+    """Keep checkpoints coming and a blocked ledger tried while a relay is at work; yields where more can run beside."""
+    async with anyio.create_task_group() as background:
+        background.start_soon(recorder.keep_checkpoints, config.audit.checkpoint_interval_ms / 1000)
+        background.start_soon(recorder.keep_trying)
+        yield background
+        background.cancel_scope.cancel()
+
+
+def limits_of(config: Config) -> Limits:
+    """Return the limits of a relay with a client on stdio."""
+    proxy = config.proxy
+    return Limits(proxy.max_message_bytes, proxy.call_timeout_ms / 1000, proxy.shutdown_grace_ms / 1000)
 
 
 def caller_of(config: Config, server: str, client: str = "") -> Caller:
