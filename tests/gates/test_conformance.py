@@ -95,9 +95,20 @@ def lasting(
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
-def test_the_reference_server_scores_like_the_sdk_s(target: str, revision: str) -> None:
-    """Every check passes direct, so none can hide behind a failure of the target."""
-    assert score(direct_server(target, revision)) == SERVER_SCORES[revision]
+def test_the_reference_server_scores_like_the_sdk_s(target: str, revision: str, tmp_path: Path) -> None:
+    """Every check passes direct, so none can hide behind a failure of the target.
+
+    On a busy machine a check that waits for a time may miss it. What scores less than it should is run again, and the
+    scenarios in which the two runs differ run once more, each alone; that has to make up the whole score.
+    """
+    checks = direct_server(target, revision)
+    if score(checks) != SERVER_SCORES[revision]:
+        second = run_server_suite(target, revision, tmp_path / "second")
+        for name in differences(checks, second):
+            second[name] = run_server_suite(target, revision, tmp_path / name, name)[name]
+        checks = second
+    wanting = {name: each for name, each in checks.items() if any(c["status"] not in ("SUCCESS", "INFO") for c in each)}
+    assert score(checks) == SERVER_SCORES[revision], wanting
 
 
 @pytest.mark.parametrize("profile", PROFILES)
