@@ -52,13 +52,28 @@ async def connect(
         options = {"ssl": tls, "server_hostname": name, "ssl_shutdown_timeout": _TLS_GOODBYE_SECONDS}
     try:
         # From here on the transport owns the socket, and closes it whatever happens.
-        _, protocol = await asyncio.get_running_loop().create_connection(factory, sock=opened, **options)
+        transport, protocol = await asyncio.get_running_loop().create_connection(factory, sock=opened, **options)
+    except asyncio.CancelledError:
+        _forget(opened)
+        raise
     except (OSError, ssl.CertificateError) as error:
+        _forget(opened)
         failure = f"cannot connect to {place}: {words(error)}"
         if tls is not None:
             failure = f"TLS with {place} failed: {_tls_words(error)}"
         raise UpstreamUnavailable(failure, sent=False) from None
+    if transport.is_closing():
+        _forget(opened)
     return protocol
+
+
+def _forget(opened: socket.socket) -> None:
+    """Keep a socket from closing its descriptor's number once more, which may be the ledger's by then.
+
+    uvloop closes the descriptor itself, and tells the socket only if that happens after it has taken the socket over.
+    """
+    if type(asyncio.get_running_loop()).__module__.partition(".")[0] == "uvloop":
+        opened.detach()
 
 
 def words(error: BaseException) -> str:

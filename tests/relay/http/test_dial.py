@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import os
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -146,3 +148,25 @@ def test_families_take_turns() -> None:
 
     assert dial._alternating([*six, *four]) == [six[0], four[0], six[1], four[1], six[2]]
     assert dial._alternating(four) == four
+
+
+class Brief(asyncio.Protocol):
+    """Ends its connection at once."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+@on_both_loops
+async def test_a_descriptor_is_closed_once() -> None:
+    """A connection that ends as soon as it is there takes no number with it that is somebody else's by then."""
+    async with pool_to(answering(OK)) as (_, running):
+        for _ in range(20):
+            await dial.connect(Brief, "127.0.0.1", running.target.port)
+            others = []
+            for _ in range(4):
+                await asyncio.sleep(0)
+                others.append(os.open(os.devnull, os.O_RDONLY))
+            gc.collect()
+            for descriptor in others:
+                os.close(descriptor)  # EBADF if it was closed already
