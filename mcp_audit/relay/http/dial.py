@@ -50,20 +50,18 @@ async def connect(
     if tls is not None:
         name = server_name or host.partition("%")[0]
         options = {"ssl": tls, "server_hostname": name, "ssl_shutdown_timeout": _TLS_GOODBYE_SECONDS}
+    transport: asyncio.BaseTransport | None = None
     try:
         # From here on the transport owns the socket, and closes it whatever happens.
         transport, protocol = await asyncio.get_running_loop().create_connection(factory, sock=opened, **options)
-    except asyncio.CancelledError:
-        _forget(opened)
-        raise
     except (OSError, ssl.CertificateError) as error:
-        _forget(opened)
         failure = f"cannot connect to {place}: {words(error)}"
         if tls is not None:
             failure = f"TLS with {place} failed: {_tls_words(error)}"
         raise UpstreamUnavailable(failure, sent=False) from None
-    if transport.is_closing():
-        _forget(opened)
+    finally:
+        if transport is None or transport.is_closing():
+            _forget(opened)
     return protocol
 
 
